@@ -1,0 +1,1 @@
+"""The entityq command line."""
