@@ -1,0 +1,127 @@
+-- name: insert_requests
+-- One statement for many concurrent sends. The shard is computed from the cluster's facts, never from
+-- the client's configuration. `seq` is drawn in the order of sending (the inner ORDER BY keeps the
+-- planner from moving nextval below the sort); rows are inserted sorted by key, so that two batches
+-- that share keys cannot deadlock. Rows that are not returned met a conflict: see read_conflicts.
+WITH sent AS (
+    SELECT r.*, g.first_shard + ((r.entity_hash % g.shards)
+            + CASE WHEN r.entity_hash < 0 THEN g.wrap + g.shards ELSE 0 END) % g.shards AS shard_id
+    FROM unnest(
+        %(request_ids)b::bigint[], %(types)b::text[], %(entity_ids)b::text[], %(entity_hashes)b::bigint[],
+        %(messages)b::text[], %(key_digests)b::bytea[], %(payload_hashes)b::bytea[], %(envelopes)b::bytea[]
+    ) WITH ORDINALITY AS r (
+        request_id, type, entity_id, entity_hash, message, key_digest, payload_hash, envelope, position
+    )
+    JOIN entity_type t ON t.namespace = %(namespace)b AND t.type = r.type
+    JOIN shard_group g ON g.group_id = t.group_id
+    ORDER BY r.position
+), numbered AS MATERIALIZED (
+    SELECT nextval('outbox_seq') AS seq, sent.* FROM sent
+), inserted AS (
+    INSERT INTO outbox (request_id, shard_id, seq, entity_hash, type, entity_id, message,
+                        key_digest, payload_hash, envelope)
+    SELECT request_id, shard_id, seq, entity_hash, type, entity_id, message, key_digest, payload_hash, envelope
+    FROM numbered
+    ORDER BY key_digest, request_id
+    ON CONFLICT DO NOTHING
+    RETURNING request_id, shard_id, seq
+), queued AS (
+    INSERT INTO pending (shard_id, seq, request_id)
+    SELECT shard_id, seq, request_id FROM inserted
+)
+SELECT request_id, shard_id, seq FROM inserted
+
+-- name: read_conflicts
+-- A second statement, and so a fresh snapshot: it sees the rows that insert_requests met. Both request
+-- ids and key digests are asked for, because either can have been the conflict.
+SELECT request_id, shard_id, seq, type, entity_id, message, key_digest, payload_hash, reply
+FROM outbox
+WHERE request_id = ANY (%(request_ids)b::bigint[])
+UNION
+SELECT request_id, shard_id, seq, type, entity_id, message, key_digest, payload_hash, reply
+FROM outbox
+WHERE key_digest = ANY (%(key_digests)b::bytea[])
+
+-- name: read_replies
+SELECT request_id, reply FROM outbox WHERE request_id = ANY (%(request_ids)b::bigint[])
+
+-- name: read_request
+SELECT o.request_id, o.type, o.entity_id, o.message, o.envelope, o.created_at, o.reply, o.replied_at,
+       o.epoch, g.name AS shard_group, s.number AS shard_number
+FROM outbox o
+JOIN shard s ON s.shard_id = o.shard_id
+JOIN shard_group g ON g.group_id = s.group_id
+WHERE o.request_id = %(request_id)b AND g.namespace = %(namespace)b
+
+-- name: read_position
+-- The last seq drawn so far. Read before the pages of a pass: whoever holds a later seq committed, or
+-- will commit, all its earlier ones in its own order.
+SELECT last_value FROM outbox_seq
+
+-- name: read_pending
+-- One page of a shard's unanswered requests, in outbox order.
+SELECT p.seq, o.request_id, o.envelope
+FROM pending p
+JOIN outbox o ON o.request_id = p.request_id
+WHERE p.shard_id = %(shard_id)b AND p.seq > %(after)b AND p.seq <= %(position)b
+ORDER BY p.seq
+LIMIT %(page)b
+
+-- name: read_pending_of_entity
+-- The same for one entity. `after` is the seq before its first dropped request, so answered history is
+-- not scanned.
+SELECT o.seq, o.request_id, o.envelope
+FROM outbox o
+JOIN pending p ON p.shard_id = o.shard_id AND p.seq = o.seq
+WHERE o.entity_hash = %(entity_hash)b AND o.seq > %(after)b AND o.seq <= %(position)b
+  AND o.shard_id = %(shard_id)b AND o.type = %(type)b AND o.entity_id = %(entity_id)b
+ORDER BY o.seq
+LIMIT %(page)b
+
+-- name: sweep
+-- Per owned shard, its oldest unanswered requests up to `position`: what an earlier sweep already could see.
+SELECT s.shard_id, p.request_id, p.seq
+FROM unnest(%(shard_ids)b::integer[]) AS s (shard_id)
+CROSS JOIN LATERAL (
+    SELECT request_id, seq FROM pending
+    WHERE pending.shard_id = s.shard_id AND pending.seq <= %(position)b
+    ORDER BY pending.seq
+    LIMIT %(page)b
+) p
+
+-- name: estimate_pending
+-- Cheap, a little late, over all namespaces of the schema: only when it is high is count_pending worth its price.
+SELECT coalesce(pg_stat_get_live_tuples('pending'::regclass), 0)
+
+-- name: count_pending
+SELECT count(*) FROM (
+    SELECT 1
+    FROM shard_group g
+    JOIN pending p ON p.shard_id >= g.first_shard AND p.shard_id < g.first_shard + g.shards
+    WHERE g.namespace = %(namespace)b AND g.name = %(shard_group)b
+    LIMIT %(at_most)b
+) counted
+
+-- name: entity_status
+SELECT e.outcome, e.updated_at, EXISTS (
+        SELECT 1 FROM outbox o
+        JOIN pending p ON p.shard_id = o.shard_id AND p.seq = o.seq
+        WHERE o.entity_hash = %(entity_hash)b AND o.type = %(type)b AND o.entity_id = %(entity_id)b
+    ) AS processing
+FROM (
+    SELECT g.first_shard + ((%(entity_hash)b::bigint % g.shards)
+            + CASE WHEN %(entity_hash)b::bigint < 0 THEN g.wrap + g.shards ELSE 0 END) % g.shards AS shard_id
+    FROM entity_type t
+    JOIN shard_group g ON g.group_id = t.group_id
+    WHERE t.namespace = %(namespace)b AND t.type = %(type)b
+) place
+LEFT JOIN entity e ON e.shard_id = place.shard_id AND e.type = %(type)b AND e.entity_id = %(entity_id)b
+
+-- name: shard_status
+SELECT g.name AS shard_group, g.shards, count(p.seq) AS pending, min(o.created_at) AS oldest
+FROM shard_group g
+LEFT JOIN pending p ON p.shard_id >= g.first_shard AND p.shard_id < g.first_shard + g.shards
+LEFT JOIN outbox o ON o.request_id = p.request_id
+WHERE g.namespace = %(namespace)b
+GROUP BY g.name, g.shards
+ORDER BY g.name

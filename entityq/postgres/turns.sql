@@ -1,0 +1,110 @@
+-- name: load_entity
+SELECT version, state FROM entity
+WHERE shard_id = %(shard_id)b AND type = %(type)b AND entity_id = %(entity_id)b
+
+-- name: commit_turns
+-- The commit of many turns in one statement, on the session that holds the shards' advisory locks. Each
+-- turn is applied wholly or not at all:
+--   gate      its row in pending exists (unanswered) and its entity has the expected version,
+--   conflict  a request that it sends meets a known key with another payload: refused, nothing is written,
+--   then      reply, state (a new one is a plain insert) and outgoing requests are written.
+-- All parts see one snapshot. Where a concurrent writer came between the snapshot and a write, a count in
+-- the last SELECT differs, and the division by zero there undoes the whole statement; the committer then
+-- halves the batch until the turn is alone. The same holds for a plain insert that meets a row.
+WITH turn AS (
+    SELECT * FROM unnest(
+        %(positions)b::integer[], %(request_ids)b::bigint[], %(shard_ids)b::integer[], %(seqs)b::bigint[],
+        %(replies)b::bytea[], %(outcomes)b::smallint[], %(epochs)b::bigint[], %(types)b::text[],
+        %(entity_ids)b::text[], %(versions)b::bigint[], %(states)b::bytea[]
+    ) AS t (position, request_id, shard_id, seq, reply, outcome, epoch, type, entity_id, version, state)
+), sent AS (
+    SELECT r.*, g.first_shard + ((r.entity_hash % g.shards)
+            + CASE WHEN r.entity_hash < 0 THEN g.wrap + g.shards ELSE 0 END) % g.shards AS shard_id
+    FROM unnest(
+        %(sent_positions)b::integer[], %(sent_request_ids)b::bigint[], %(sent_types)b::text[],
+        %(sent_entity_ids)b::text[], %(sent_entity_hashes)b::bigint[], %(sent_messages)b::text[],
+        %(sent_key_digests)b::bytea[], %(sent_payload_hashes)b::bytea[], %(sent_envelopes)b::bytea[]
+    ) WITH ORDINALITY AS r (
+        position, request_id, type, entity_id, entity_hash, message, key_digest, payload_hash, envelope, place
+    )
+    JOIN entity_type t ON t.namespace = %(namespace)b AND t.type = r.type
+    JOIN shard_group g ON g.group_id = t.group_id
+    ORDER BY r.place
+), known AS MATERIALIZED (
+    SELECT sent.position, sent.place, sent.request_id, o.request_id AS first_request_id,
+           o.payload_hash = sent.payload_hash AS same
+    FROM sent
+    JOIN outbox o ON o.key_digest = sent.key_digest
+), answered AS (
+    DELETE FROM pending p
+    USING turn
+    WHERE p.shard_id = turn.shard_id AND p.seq = turn.seq
+      AND NOT EXISTS (SELECT 1 FROM known WHERE known.position = turn.position AND NOT known.same)
+      AND (turn.version IS NULL OR turn.version = coalesce((
+            SELECT e.version FROM entity e
+            WHERE e.shard_id = turn.shard_id AND e.type = turn.type AND e.entity_id = turn.entity_id), 0))
+    RETURNING turn.*
+), replied AS (
+    UPDATE outbox o
+    SET reply = answered.reply, replied_at = now(), epoch = answered.epoch
+    FROM answered
+    WHERE o.request_id = answered.request_id AND o.reply IS NULL
+    RETURNING o.request_id
+), created AS (
+    INSERT INTO entity (shard_id, type, entity_id, version, epoch, outcome, state)
+    SELECT shard_id, type, entity_id, 1, epoch, outcome, state FROM answered WHERE version = 0
+    RETURNING entity_id
+), changed AS (
+    UPDATE entity e
+    SET version = e.version + 1, epoch = answered.epoch, outcome = answered.outcome,
+        state = coalesce(answered.state, e.state), updated_at = now()
+    FROM answered
+    WHERE answered.version > 0
+      AND e.shard_id = answered.shard_id AND e.type = answered.type AND e.entity_id = answered.entity_id
+      AND e.version = answered.version
+    RETURNING e.entity_id
+), numbered AS MATERIALIZED (
+    SELECT nextval('outbox_seq') AS seq, s.* FROM (
+        SELECT sent.* FROM sent
+        WHERE sent.position IN (SELECT position FROM answered)
+          AND sent.place NOT IN (SELECT place FROM known)
+        ORDER BY sent.place
+    ) s
+), inserted AS (
+    INSERT INTO outbox (request_id, shard_id, seq, entity_hash, type, entity_id, message,
+                        key_digest, payload_hash, envelope)
+    SELECT request_id, shard_id, seq, entity_hash, type, entity_id, message, key_digest, payload_hash, envelope
+    FROM numbered
+    ORDER BY key_digest, request_id
+    ON CONFLICT DO NOTHING
+    RETURNING request_id, shard_id, seq
+), queued AS (
+    INSERT INTO pending (shard_id, seq, request_id)
+    SELECT shard_id, seq, request_id FROM inserted
+), whole AS (
+    SELECT 1 / CASE WHEN
+        (SELECT count(*) FROM replied) = (SELECT count(*) FROM answered)
+        AND (SELECT count(*) FROM created) + (SELECT count(*) FROM changed)
+            = (SELECT count(*) FROM answered WHERE version IS NOT NULL)
+        AND (SELECT count(*) FROM inserted) = (SELECT count(*) FROM numbered)
+    THEN 1 ELSE 0 END AS check
+)
+SELECT 'applied' AS kind, answered.position, NULL::bigint AS request_id, NULL::integer AS shard_id,
+       NULL::bigint AS seq
+FROM answered, whole WHERE whole.check = 1
+UNION ALL
+SELECT 'sent', NULL, inserted.request_id, inserted.shard_id, inserted.seq FROM inserted
+UNION ALL
+SELECT 'conflict', known.position, known.first_request_id, NULL, NULL FROM known WHERE NOT known.same
+
+-- name: forget_entity
+-- Run with the commit of the `$forget` turn, in its transaction. The turn's own request is kept, so that
+-- a caller who missed the reply still finds it.
+WITH forgotten AS (
+    DELETE FROM outbox o
+    WHERE o.entity_hash = %(entity_hash)b AND o.shard_id = %(shard_id)b
+      AND o.type = %(type)b AND o.entity_id = %(entity_id)b AND o.seq < %(seq)b
+      AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.shard_id = o.shard_id AND p.seq = o.seq)
+)
+DELETE FROM entity
+WHERE shard_id = %(shard_id)b AND type = %(type)b AND entity_id = %(entity_id)b
