@@ -4,8 +4,8 @@
 -- planner from moving nextval below the sort); rows are inserted sorted by key, so that two batches
 -- that share keys cannot deadlock. Rows that are not returned met a conflict: see read_conflicts.
 WITH sent AS (
-    SELECT r.*, g.first_shard + ((r.entity_hash % g.shards)
-            + CASE WHEN r.entity_hash < 0 THEN g.wrap + g.shards ELSE 0 END) % g.shards AS shard_id
+    SELECT r.*, g.first_shard + mod(mod(r.entity_hash, g.shards)
+            + CASE WHEN r.entity_hash < 0 THEN g.wrap + g.shards ELSE 0 END, g.shards) AS shard_id
     FROM unnest(
         %(request_ids)b::bigint[], %(types)b::text[], %(entity_ids)b::text[], %(entity_hashes)b::bigint[],
         %(messages)b::text[], %(key_digests)b::bytea[], %(payload_hashes)b::bytea[], %(envelopes)b::bytea[]
@@ -109,8 +109,8 @@ SELECT e.outcome, e.updated_at, EXISTS (
         WHERE o.entity_hash = %(entity_hash)b AND o.type = %(type)b AND o.entity_id = %(entity_id)b
     ) AS processing
 FROM (
-    SELECT g.first_shard + ((%(entity_hash)b::bigint % g.shards)
-            + CASE WHEN %(entity_hash)b::bigint < 0 THEN g.wrap + g.shards ELSE 0 END) % g.shards AS shard_id
+    SELECT g.first_shard + mod(mod(%(entity_hash)b::bigint, g.shards)
+            + CASE WHEN %(entity_hash)b::bigint < 0 THEN g.wrap + g.shards ELSE 0 END, g.shards) AS shard_id
     FROM entity_type t
     JOIN shard_group g ON g.group_id = t.group_id
     WHERE t.namespace = %(namespace)b AND t.type = %(type)b

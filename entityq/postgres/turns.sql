@@ -15,11 +15,12 @@ WITH turn AS (
     SELECT * FROM unnest(
         %(positions)b::integer[], %(request_ids)b::bigint[], %(shard_ids)b::integer[], %(seqs)b::bigint[],
         %(replies)b::bytea[], %(outcomes)b::smallint[], %(epochs)b::bigint[], %(types)b::text[],
-        %(entity_ids)b::text[], %(versions)b::bigint[], %(states)b::bytea[]
-    ) AS t (position, request_id, shard_id, seq, reply, outcome, epoch, type, entity_id, version, state)
+        %(entity_ids)b::text[], %(entity_hashes)b::bigint[], %(versions)b::bigint[], %(states)b::bytea[], %(forgets)b::boolean[]
+    ) AS t (position, request_id, shard_id, seq, reply, outcome, epoch, type, entity_id, entity_hash,
+            version, state, forget)
 ), sent AS (
-    SELECT r.*, g.first_shard + ((r.entity_hash % g.shards)
-            + CASE WHEN r.entity_hash < 0 THEN g.wrap + g.shards ELSE 0 END) % g.shards AS shard_id
+    SELECT r.*, g.first_shard + mod(mod(r.entity_hash, g.shards)
+            + CASE WHEN r.entity_hash < 0 THEN g.wrap + g.shards ELSE 0 END, g.shards) AS shard_id
     FROM unnest(
         %(sent_positions)b::integer[], %(sent_request_ids)b::bigint[], %(sent_types)b::text[],
         %(sent_entity_ids)b::text[], %(sent_entity_hashes)b::bigint[], %(sent_messages)b::text[],
@@ -52,17 +53,31 @@ WITH turn AS (
     RETURNING o.request_id
 ), created AS (
     INSERT INTO entity (shard_id, type, entity_id, version, epoch, outcome, state)
-    SELECT shard_id, type, entity_id, 1, epoch, outcome, state FROM answered WHERE version = 0
+    SELECT shard_id, type, entity_id, 1, epoch, outcome, state FROM answered WHERE version = 0 AND NOT forget
     RETURNING entity_id
 ), changed AS (
     UPDATE entity e
     SET version = e.version + 1, epoch = answered.epoch, outcome = answered.outcome,
         state = coalesce(answered.state, e.state), updated_at = now()
     FROM answered
-    WHERE answered.version > 0
+    WHERE answered.version > 0 AND NOT answered.forget
       AND e.shard_id = answered.shard_id AND e.type = answered.type AND e.entity_id = answered.entity_id
       AND e.version = answered.version
     RETURNING e.entity_id
+), removed AS (
+    DELETE FROM entity e
+    USING answered
+    WHERE answered.version > 0 AND answered.forget
+      AND e.shard_id = answered.shard_id AND e.type = answered.type AND e.entity_id = answered.entity_id
+      AND e.version = answered.version
+    RETURNING e.entity_id
+), forgotten AS (
+    -- The forgetting turn's own request is kept, so that a caller who missed the reply still finds it.
+    DELETE FROM outbox o
+    USING answered
+    WHERE answered.forget AND o.entity_hash = answered.entity_hash AND o.shard_id = answered.shard_id
+      AND o.type = answered.type AND o.entity_id = answered.entity_id AND o.seq < answered.seq
+      AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.shard_id = o.shard_id AND p.seq = o.seq)
 ), numbered AS MATERIALIZED (
     SELECT nextval('outbox_seq') AS seq, s.* FROM (
         SELECT sent.* FROM sent
@@ -84,8 +99,8 @@ WITH turn AS (
 ), whole AS (
     SELECT 1 / CASE WHEN
         (SELECT count(*) FROM replied) = (SELECT count(*) FROM answered)
-        AND (SELECT count(*) FROM created) + (SELECT count(*) FROM changed)
-            = (SELECT count(*) FROM answered WHERE version IS NOT NULL)
+        AND (SELECT count(*) FROM created) + (SELECT count(*) FROM changed) + (SELECT count(*) FROM removed)
+            = (SELECT count(*) FROM answered WHERE version > 0 OR (version = 0 AND NOT forget))
         AND (SELECT count(*) FROM inserted) = (SELECT count(*) FROM numbered)
     THEN 1 ELSE 0 END AS check
 )
@@ -96,15 +111,3 @@ UNION ALL
 SELECT 'sent', NULL, inserted.request_id, inserted.shard_id, inserted.seq FROM inserted
 UNION ALL
 SELECT 'conflict', known.position, known.first_request_id, NULL, NULL FROM known WHERE NOT known.same
-
--- name: forget_entity
--- Run with the commit of the `$forget` turn, in its transaction. The turn's own request is kept, so that
--- a caller who missed the reply still finds it.
-WITH forgotten AS (
-    DELETE FROM outbox o
-    WHERE o.entity_hash = %(entity_hash)b AND o.shard_id = %(shard_id)b
-      AND o.type = %(type)b AND o.entity_id = %(entity_id)b AND o.seq < %(seq)b
-      AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.shard_id = o.shard_id AND p.seq = o.seq)
-)
-DELETE FROM entity
-WHERE shard_id = %(shard_id)b AND type = %(type)b AND entity_id = %(entity_id)b
