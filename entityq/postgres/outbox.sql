@@ -24,10 +24,10 @@ WITH sent AS (
     FROM numbered
     ORDER BY key_digest, request_id
     ON CONFLICT DO NOTHING
-    RETURNING request_id, shard_id, seq
+    RETURNING request_id, shard_id, seq, entity_hash
 ), queued AS (
-    INSERT INTO pending (shard_id, seq, request_id)
-    SELECT shard_id, seq, request_id FROM inserted
+    INSERT INTO pending (shard_id, seq, request_id, entity_hash)
+    SELECT shard_id, seq, request_id, entity_hash FROM inserted
 )
 SELECT request_id, shard_id, seq FROM inserted
 
@@ -68,14 +68,14 @@ ORDER BY p.seq
 LIMIT %(page)b
 
 -- name: read_pending_of_entity
--- The same for one entity. `after` is the seq before its first dropped request, so answered history is
--- not scanned.
-SELECT o.seq, o.request_id, o.envelope
-FROM outbox o
-JOIN pending p ON p.shard_id = o.shard_id AND p.seq = o.seq
-WHERE o.entity_hash = %(entity_hash)b AND o.seq > %(after)b AND o.seq <= %(position)b
-  AND o.shard_id = %(shard_id)b AND o.type = %(type)b AND o.entity_id = %(entity_id)b
-ORDER BY o.seq
+-- The same for one entity, always from its oldest one: one statement is one snapshot, in which whoever
+-- sees a request of a sender sees that sender's earlier ones too.
+SELECT p.seq, o.request_id, o.envelope
+FROM pending p
+JOIN outbox o ON o.request_id = p.request_id
+WHERE p.shard_id = %(shard_id)b AND p.entity_hash = %(entity_hash)b
+  AND o.type = %(type)b AND o.entity_id = %(entity_id)b
+ORDER BY p.seq
 LIMIT %(page)b
 
 -- name: sweep
@@ -104,9 +104,10 @@ SELECT count(*) FROM (
 
 -- name: entity_status
 SELECT e.outcome, e.updated_at, EXISTS (
-        SELECT 1 FROM outbox o
-        JOIN pending p ON p.shard_id = o.shard_id AND p.seq = o.seq
-        WHERE o.entity_hash = %(entity_hash)b AND o.type = %(type)b AND o.entity_id = %(entity_id)b
+        SELECT 1 FROM pending p
+        JOIN outbox o ON o.request_id = p.request_id
+        WHERE p.shard_id = place.shard_id AND p.entity_hash = %(entity_hash)b
+          AND o.type = %(type)b AND o.entity_id = %(entity_id)b
     ) AS processing
 FROM (
     SELECT g.first_shard + mod(mod(%(entity_hash)b::bigint, g.shards)

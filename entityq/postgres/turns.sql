@@ -92,10 +92,10 @@ WITH turn AS (
     FROM numbered
     ORDER BY key_digest, request_id
     ON CONFLICT DO NOTHING
-    RETURNING request_id, shard_id, seq
+    RETURNING request_id, shard_id, seq, entity_hash
 ), queued AS (
-    INSERT INTO pending (shard_id, seq, request_id)
-    SELECT shard_id, seq, request_id FROM inserted
+    INSERT INTO pending (shard_id, seq, request_id, entity_hash)
+    SELECT shard_id, seq, request_id, entity_hash FROM inserted
 ), whole AS (
     SELECT 1 / CASE WHEN
         (SELECT count(*) FROM replied) = (SELECT count(*) FROM answered)

@@ -86,8 +86,12 @@ CREATE TABLE pending (
     shard_id integer NOT NULL,
     seq bigint NOT NULL,
     request_id bigint NOT NULL,
+    entity_hash bigint NOT NULL,
     PRIMARY KEY (shard_id, seq)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+-- An entity whose mailbox overflowed reads its own unanswered requests, not its shard's.
+CREATE INDEX pending_entity ON pending (shard_id, entity_hash, seq);
 
 -- The durable state of entities. Every persisted turn increments the version.
 CREATE TABLE entity (
