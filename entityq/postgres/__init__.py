@@ -1,0 +1,1 @@
+"""The outbox, leases and state in SQL."""

@@ -1,0 +1,1 @@
+"""Streams, reply and control channels."""

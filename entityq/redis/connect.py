@@ -1,0 +1,70 @@
+"""How entityq opens Redis (or Valkey) connections.
+
+Nothing is retried here and nothing waits for long: Redis only makes things faster, and the caller, who has a
+deadline and a fallback, decides. redis-py's own defaults are ten retries with delays, a pool that raises when
+all of its connections are in use, and a read timeout that is shorter than a blocking read.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from entityq.config import masked_url
+from entityq.errors import UnsafeConfiguration
+
+# Seconds. Above the deadlines of the callers: these end what no caller is waiting for.
+CONNECT_DEADLINE = 2.0
+COMMAND_DEADLINE = 5.0
+
+
+@asynccontextmanager
+async def open_client(url: str, *, name: str = "entityq", size: int = 8) -> AsyncGenerator[Redis, None]:
+    """A client for commands, pipelines and pub/sub, over up to `size` connections; it waits for a free one.
+
+    Nothing is sent before the first command. Errors of the connection are redis.exceptions.RedisError.
+    """
+    pool = BlockingConnectionPool(
+        max_connections=size, timeout=COMMAND_DEADLINE, **_parameters(url, name, COMMAND_DEADLINE)
+    )
+    client = Redis.from_pool(pool)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+def open_connection(url: str, *, name: str = "entityq") -> AbstractConnection:
+    """A single connection for blocking reads, not connected yet. Every read on it needs its own deadline."""
+    parameters = _parameters(url, name, None)
+    connection_class: type[AbstractConnection] = parameters.pop("connection_class", Connection)
+    return connection_class(**parameters)
+
+
+def _parameters(url: str, name: str, read_timeout: float | None) -> dict[str, Any]:
+    try:
+        given = parse_url(url)
+    except ValueError:
+        # The message can hold parts of the URL, and so its password.
+        raise UnsafeConfiguration(
+            f"{masked_url(url)} is not a Redis URL.", advice="Write redis://user:password@host:6379/0."
+        ) from None
+    ours = {
+        "socket_connect_timeout": CONNECT_DEADLINE,
+        "socket_timeout": read_timeout,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),
+        "decode_responses": False,
+        # Without HELLO and CLIENT SETINFO a new connection costs no extra round trip, and no push message can
+        # come between a command and its reply. Replies by pub/sub have a connection of their own in both.
+        "protocol": 2,
+        "driver_info": None,
+        "client_name": name,
+    }
+    if given.get("path"):
+        ours.pop("socket_keepalive")
+    return {**given, **ours}
