@@ -201,6 +201,6 @@ async def _configure(connection: Connection, settings: Mapping[str, str], deadli
 
 def _unreachable(url: str, reason: str) -> PersistenceError:
     return PersistenceError(
-        f"Cannot connect to Postgres at {masked_url(url)}: {reason.strip()}",
+        f"Cannot connect to Postgres at {masked_url(url)}: {" ".join(reason.split())}",
         advice="Is it running, and are the address and the login right?",
     )

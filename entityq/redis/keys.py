@@ -1,7 +1,7 @@
-"""Every key and channel name of a namespace in Redis. Frozen: the names are shared by all versions of the code.
+"""Every key and channel name of a namespace in Redis. Frozen: all versions of the code share the names.
 
-The namespace stands in literal braces, a Redis Cluster hash tag: all keys of a namespace are in one slot, so that
-one XREADGROUP can read many streams. Names are bytes, as they come back from Redis.
+The namespace stands in literal braces, a Redis Cluster hash tag: all keys of a namespace are in one slot, so
+that one XREADGROUP can read many streams. Names are bytes, as they come back from Redis.
 """
 
 from entityq.address import Shard
