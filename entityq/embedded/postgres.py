@@ -68,7 +68,7 @@ class PostgresServer:
             raise RuntimeError(f"PostgreSQL did not start: {_last_line(self._log)}")
 
     def stop(self) -> None:
-        """Shuts down with a checkpoint, without one when that takes too long; nothing if it is not running."""
+        """Shuts down with a checkpoint, without one when that takes too long; nothing where none runs."""
         if not self.is_running():
             return
         stop = ["stop", "-D", str(self._data), "-w", "-t", str(_STOP_SECONDS), "-m"]
