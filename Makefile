@@ -1,0 +1,71 @@
+# Two commands set everything up on a machine that has Python 3.11 or later, pip and make:
+#   make demo    a bank account, two runners, and a conversation that explains itself
+#   make test    everything that CI checks
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+# Node.js and pyright itself come from PyPI; a Node.js of the machine would be another version.
+export PYRIGHT_PYTHON_GLOBAL_NODE := 0
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+SOURCES := entityq cli tests $(wildcard examples benchmarks)
+
+.PHONY: install demo test lint format types imports pytest bench constraints clean help
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+	@echo "Also: install, lint, format, types, imports, pytest, bench, constraints, clean"
+
+install: $(INSTALLED)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "entityq needs Python 3.11 or later: make PYTHON=python3.13 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/python -m examples.demo
+
+test: lint types imports pytest
+
+lint: install
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+format: install
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+types: install
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+imports: install
+	$(BIN)/lint-imports --no-logo
+
+# ARGS: which tests, for example make pytest ARGS="tests/embedded -x"
+pytest: install
+	$(BIN)/pytest $(ARGS)
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+# Pins what a fresh environment gets today.
+constraints:
+	rm -rf build/constraints
+	$(PYTHON) -m venv build/constraints
+	build/constraints/bin/pip install --quiet '.[dev]'
+	build/constraints/bin/pip freeze --exclude entityq | sort -f > constraints.txt
+	rm -rf build/constraints
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
