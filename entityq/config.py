@@ -242,7 +242,7 @@ def variable(name: str) -> str:
 
 
 def masked_url(address: str) -> str:
-    """An address without its secrets: user information and the values of the query are left out.
+    """An address without its secrets: user information and unknown values of the query are left out.
 
     Works on malformed URLs too, because these are the ones that get printed: whatever stands before the last
     "@" goes, and all of it when it does not look like a URL.
@@ -254,8 +254,15 @@ def masked_url(address: str) -> str:
     if "?" in user:  # a password with a question mark, or a query with an "@": nobody can tell
         return f"{scheme}://***"
     host, mark, query = host.partition("?")
-    hidden = "&".join(f"{part.partition('=')[0]}=***" for part in query.split("&")) if "=" in query else "***"
+    hidden = "&".join(_masked_pair(pair) for pair in query.split("&"))
     return f"{scheme}://{'***' if at else ''}{at}{host}{mark}{hidden if mark else ''}"
+
+
+def _masked_pair(pair: str) -> str:
+    name, equals, _ = pair.partition("=")
+    if not equals:
+        return "***"
+    return pair if name in {"host", "port", "dbname", "db", "sslmode"} else f"{name}=***"
 
 
 Source = Iterator[tuple[str, object, str]]

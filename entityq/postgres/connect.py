@@ -199,8 +199,16 @@ async def _configure(connection: Connection, settings: Mapping[str, str], deadli
     return connection
 
 
+async def fetch_value(
+    connection: Connection, query: bytes, parameters: Mapping[str, object] | None = None
+) -> Any:
+    """The first column of the first row; None without rows. For rare statements: it is not prepared."""
+    row = await (await connection.execute(query, parameters, prepare=False)).fetchone()
+    return None if row is None else row[0]
+
+
 def _unreachable(url: str, reason: str) -> PersistenceError:
     return PersistenceError(
-        f"Cannot connect to Postgres at {masked_url(url)}: {" ".join(reason.split())}",
+        f"Cannot connect to Postgres at {masked_url(url)}: {' '.join(reason.split())}",
         advice="Is it running, and are the address and the login right?",
     )

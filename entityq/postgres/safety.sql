@@ -1,0 +1,21 @@
+-- name: describe_server
+SELECT current_setting('server_version_num')::integer, pg_is_in_recovery(), current_setting('synchronous_commit')
+
+-- name: missing_rights
+-- Every table but the two that only `entityq migrate` writes, and every sequence.
+WITH ours AS (
+    SELECT oid, relname, relkind FROM pg_class
+    WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+)
+SELECT privilege || ' on ' || relname
+FROM ours, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+WHERE relkind = 'r' AND NOT has_table_privilege(oid, privilege)
+  AND NOT (relname IN ('migration', 'cluster') AND privilege <> 'SELECT')
+UNION ALL
+SELECT privilege || ' on ' || relname
+FROM ours, unnest(ARRAY['USAGE', 'SELECT']) AS privilege
+WHERE relkind = 'S' AND NOT has_sequence_privilege(oid, privilege)
+ORDER BY 1
+
+-- name: own_pid
+SELECT pg_backend_pid()
