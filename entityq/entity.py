@@ -1,0 +1,217 @@
+"""What users subclass and decorate."""
+
+import inspect
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+
+from entityq.address import Address
+from entityq.context import TurnContext, current_turn, sender_for
+from entityq.definition import FORGET, EntityDefinition, Role, place
+from entityq.message import BoundMessage
+from entityq.ports import Home
+from entityq.status import EntityStatus
+
+P = ParamSpec("P")
+R = TypeVar("R")
+E = TypeVar("E", bound="Entity")
+
+
+class Entity:
+    """Subclass it and decorate the subclass with `@app.entity`.
+
+    Public annotated attributes are the durable state, saved after each turn that changed them; names that
+    begin with `_` are kept for the life of the activation only. Methods decorated with `@message` can be
+    called from everywhere through a handle: `Account.at("acct-1").deposit(...)`.
+    """
+
+    # Class attributes of the decorated class; the handles of a test client have a home of their own.
+    __definition__: EntityDefinition
+    __home__: Home
+    __address__: Address
+    __role__: Role
+
+    def __init__(self) -> None:
+        name = type(self).__name__
+        raise TypeError(f'{name} is an entity: do not construct it, address it with {name}.at("some id")')
+
+    @classmethod
+    def at(cls, entity_id: str) -> Self:
+        """The handle of an entity, which need not exist yet. Raises MalformedMessage for a bad id."""
+        if getattr(cls, "__definition__", None) is None or cls.__definition__.cls is not cls:
+            raise TypeError(f"{cls.__name__} belongs to no app: decorate it with @app.entity")
+        return new_handle(cls, entity_id, cls.__home__)
+
+    @property
+    def id(self) -> str:
+        return self.__address__.id
+
+    @property
+    def context(self) -> TurnContext:
+        """The request that this turn processes. Raises RuntimeError outside of a turn."""
+        turn = current_turn.get()
+        if turn is None or self.__role__ is Role.HANDLE:
+            raise RuntimeError(f"{self!r} has no context: it exists inside a turn, as self.context")
+        return turn.context
+
+    async def on_activate(self) -> None:
+        """Called when the entity comes into memory, before its first turn; durable fields are loaded."""
+
+    async def on_deactivate(self) -> None:
+        """Called when the entity leaves memory, after its last turn; not after a crash."""
+
+    async def status(self) -> EntityStatus:
+        """What the entity does now, and when its state was saved last."""
+        return await sender_for(self.__home__).status(self.__address__)
+
+    async def forget(self) -> None:
+        """Removes the entity's state, its requests, replies and primary keys; waits until it is done."""
+        home, definition, address = self.__home__, self.__definition__, self.__address__
+        await BoundMessage[[], None](definition, definition.messages[FORGET], home, lambda _: address)()
+
+    def __repr__(self) -> str:
+        return f"<{self.__address__} {self.__role__.value}>"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_"):
+            self._require_assignable(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__definition__.state.fields:
+            raise AttributeError(f"{name} is a durable field of {self!r}: it cannot be deleted")
+        super().__delattr__(name)
+
+    def _require_assignable(self, name: str) -> None:
+        declared = inspect.getattr_static(type(self), name, None)
+        if not isinstance(declared, Field):
+            if hasattr(declared, "__set__"):
+                return
+            raise AttributeError(
+                f"{type(self).__name__} has no durable field {name}: annotate it in the class, "
+                "or begin its name with _ if it need not be saved"
+            )
+        if self.__role__ is Role.HANDLE:
+            raise AttributeError(f"{self!r} is not the entity: only its own messages can change {name}")
+        if self.__role__ is Role.READ_ONLY:
+            raise AttributeError(
+                f"{self!r} cannot change {name}: only a persisted message that is not concurrent may"
+            )
+
+
+class Field:
+    """Stands in the class for a durable field; an activation has the value in its `__dict__`, which wins."""
+
+    def __init__(self, name: str, default: object) -> None:
+        self.name = name
+        self.default = default
+
+    def __get__(self, instance: Entity | None, owner: type[Entity]) -> object:
+        if instance is None:
+            return self.default
+        raise AttributeError(
+            f"{instance!r} is a handle and does not hold the state: "
+            f"read {self.name} through a message of {owner.__name__}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MessageOptions:
+    """As given to `@message`; `timeout` is in seconds, `primary_key` names a parameter."""
+
+    primary_key: str | None = None
+    persisted: bool = True
+    concurrent: bool = False
+    timeout: float | None = None
+    name: str | None = None
+
+
+class Message(Generic[P, R]):
+    """A method that can be called from outside; `handler` is the method itself, to call it directly."""
+
+    def __init__(self, handler: Callable[..., Any], options: MessageOptions) -> None:
+        """Raises TypeError when it is not a method."""
+        if not inspect.isfunction(handler) or [*inspect.signature(handler).parameters][:1] != ["self"]:
+            raise TypeError(f"@message is for methods of an Entity, with self: {handler!r} is not one")
+        self.handler = handler
+        self.options = options
+        self.name = options.name or handler.__name__
+        self.__doc__ = handler.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type[Entity]) -> Self: ...
+
+    @overload
+    def __get__(self, instance: Entity, owner: type[Entity]) -> BoundMessage[P, R]: ...
+
+    def __get__(self, instance: Entity | None, owner: type[Entity]) -> "Self | BoundMessage[P, R]":
+        if instance is None:
+            return self
+        definition = instance.__definition__
+        address = instance.__address__
+        return BoundMessage(definition, definition.messages[self.name], instance.__home__, lambda _: address)
+
+
+class MessageDecorator:
+    """What `@message(...)` with arguments returns."""
+
+    def __init__(self, options: MessageOptions) -> None:
+        self._options = options
+
+    @overload
+    def __call__(self, handler: Callable[Concatenate[E, P], Coroutine[Any, Any, R]], /) -> Message[P, R]: ...
+
+    @overload
+    def __call__(self, handler: Callable[Concatenate[E, P], R], /) -> Message[P, R]: ...
+
+    def __call__(self, handler: Callable[..., Any], /) -> Message[..., Any]:
+        return Message(handler, self._options)
+
+
+@overload
+def message(handler: Callable[Concatenate[E, P], Coroutine[Any, Any, R]], /) -> Message[P, R]: ...
+
+
+@overload
+def message(handler: Callable[Concatenate[E, P], R], /) -> Message[P, R]: ...
+
+
+@overload
+def message(
+    *,
+    primary_key: str | None = None,
+    persisted: bool = True,
+    concurrent: bool = False,
+    timeout: float | None = None,
+    name: str | None = None,
+) -> MessageDecorator: ...
+
+
+def message(
+    handler: Callable[..., Any] | None = None,
+    /,
+    *,
+    primary_key: str | None = None,
+    persisted: bool = True,
+    concurrent: bool = False,
+    timeout: float | None = None,
+    name: str | None = None,
+) -> Message[..., Any] | MessageDecorator:
+    """Makes a method of an entity a message. An `async def` runs in the event loop, a `def` in a thread.
+
+    primary_key: the parameter that makes a request known: a repeat gets the first reply.
+    persisted: False sends it through Redis only, for reads and hints; it may be lost, and changes no state.
+    concurrent: it runs beside other turns, on a read-only copy of the last committed state.
+    timeout: how long callers wait for the reply, in seconds; by default what the settings say.
+    name: how it is called on the wire, by default the method's name.
+    """
+    options = MessageOptions(primary_key, persisted, concurrent, timeout, name)
+    return MessageDecorator(options) if handler is None else Message(handler, options)
+
+
+def new_handle(cls: type[E], entity_id: str, home: Home) -> E:
+    """A handle that sends through `home`. Raises MalformedMessage for a bad id."""
+    handle = object.__new__(cls)
+    place(handle, Address(cls.__definition__.type, entity_id), Role.HANDLE)
+    vars(handle)["__home__"] = home
+    return handle

@@ -1,0 +1,48 @@
+"""What handles and messages need of those who carry calls."""
+
+from typing import Any, Protocol
+
+from entityq.address import Address
+from entityq.call import Call
+from entityq.codec import Limits
+from entityq.receipt import Receipt
+from entityq.status import EntityStatus
+
+
+class BlockingSender(Protocol):
+    """For sync code; refuses, with an EntityQError, to block a running event loop."""
+
+    def send(self, call: Call) -> Receipt[Any]: ...
+
+    def ask(self, call: Call) -> Any: ...
+
+
+class Sender(Protocol):
+    """Implemented by the client, by the current turn and by entityq.testing."""
+
+    async def send(self, call: Call) -> Receipt[Any]:
+        """Returns when the request is accepted."""
+        ...
+
+    async def ask(self, call: Call) -> Any:
+        """The decoded reply. Raises the entity's Failure, or an EntityQError."""
+        ...
+
+    async def status(self, address: Address) -> EntityStatus: ...
+
+    def blocking(self) -> BlockingSender: ...
+
+
+class Home(Protocol):
+    """Where an entity type or a task belongs: the app, or a test client."""
+
+    @property
+    def limits(self) -> Limits:
+        """Of payloads."""
+        ...
+
+    def new_id(self) -> int: ...
+
+    def sender(self) -> Sender:
+        """Used outside of turns."""
+        ...
