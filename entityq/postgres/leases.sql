@@ -1,0 +1,94 @@
+-- The lease session's own statements. Lock keys are (class, number): for a shard, class is
+-- lock_class(schema, namespace, 'shard', group); for a runner's number, lock_class(schema, namespace,
+-- 'runner', ''). pg_locks shows the class as an unsigned oid, so it is passed as bigint where it is compared.
+
+-- name: end_ghost
+-- The backend of the same runner's earlier session can still hold the locks. Pids are used again;
+-- pid and backend_start together are not.
+SELECT pg_terminate_backend(pid, %(wait_ms)b::bigint)
+FROM pg_stat_activity
+WHERE pid = %(pid)b AND backend_start = %(backend_start)b
+
+-- name: begin_incarnation
+SELECT i.incarnation, a.pid, a.backend_start,
+       set_config('application_name', 'entityq:' || i.incarnation, false)
+FROM nextval('incarnation') AS i (incarnation), pg_stat_activity a
+WHERE a.pid = pg_backend_pid()
+
+-- name: take_number
+-- LIMIT stops the scan at the first number that was free: the filter locks one row at a time, and no sort
+-- or join stands between it and the limit.
+SELECT mod(%(start)b::integer + i, %(numbers)b::integer)
+FROM generate_series(0, %(numbers)b::integer - 1) AS i
+WHERE pg_try_advisory_lock(%(class)b::integer, mod(%(start)b::integer + i, %(numbers)b::integer))
+LIMIT 1
+
+-- name: join_cluster
+-- Runs after the number is locked, so a row without its lock is a dead runner's: whoever sees the row looks
+-- at pg_locks later than its runner took the lock. A row with our own number is a dead one's too, whatever
+-- its pid.
+WITH alive AS MATERIALIZED (
+    SELECT l.objid::bigint AS number, l.pid
+    FROM pg_locks l
+    WHERE l.locktype = 'advisory'
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND l.classid = (%(unsigned_class)b::bigint)::oid AND l.objsubid = 2
+      AND l.granted AND l.mode = 'ExclusiveLock'
+), dead AS (
+    SELECT r.incarnation
+    FROM runner r
+    WHERE r.namespace = %(namespace)b
+      AND (r.number = %(number)b
+           OR NOT EXISTS (SELECT 1 FROM alive WHERE alive.number = r.number AND alive.pid = r.pid))
+    FOR UPDATE SKIP LOCKED
+), removed AS (
+    DELETE FROM runner USING dead WHERE runner.incarnation = dead.incarnation
+)
+INSERT INTO runner (incarnation, namespace, number, name, pid, backend_start, groups, types, weight)
+VALUES (%(incarnation)b, %(namespace)b, %(number)b, %(name)b, %(pid)b, %(backend_start)b,
+        %(groups)b::text[], %(types)b::text[], %(weight)b)
+
+-- name: acquire_shards
+-- Lock, then epoch, in one round trip. `locked` is materialized so that every lock is tried exactly once
+-- (locks stack), whatever the planner does with the rest. The snapshot is older than the locks, so the row
+-- that it shows can lack the last owner's increment: FOR NO KEY UPDATE and UPDATE both go on to the newest
+-- committed version of the row (READ COMMITTED), and the last owner committed its increment before it could
+-- unlock. A row that somebody else has locked is skipped, because this connection must not wait: its shard
+-- comes back without an epoch, and the caller unlocks it.
+WITH locked AS MATERIALIZED (
+    SELECT w.shard_id, pg_try_advisory_lock(w.class, w.number) AS mine
+    FROM unnest(%(shard_ids)b::integer[], %(classes)b::integer[], %(numbers)b::integer[])
+         AS w (shard_id, class, number)
+), free AS MATERIALIZED (
+    SELECT s.shard_id
+    FROM locked JOIN shard s ON s.shard_id = locked.shard_id
+    WHERE locked.mine
+    FOR NO KEY UPDATE OF s SKIP LOCKED
+), taken AS (
+    UPDATE shard s
+    SET epoch = s.epoch + 1, incarnation = %(incarnation)b, acquired_at = now()
+    FROM free
+    WHERE s.shard_id = free.shard_id
+    RETURNING s.shard_id, s.epoch
+)
+SELECT locked.shard_id, taken.epoch
+FROM locked LEFT JOIN taken ON taken.shard_id = locked.shard_id
+WHERE locked.mine
+
+-- name: unlock_shards
+SELECT w.shard_id, pg_advisory_unlock(w.class, w.number)
+FROM unnest(%(shard_ids)b::integer[], %(classes)b::integer[], %(numbers)b::integer[])
+     AS w (shard_id, class, number)
+
+-- name: read_held
+SELECT l.classid::bigint, l.objid::bigint
+FROM pg_locks l
+WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND l.objsubid = 2 AND l.granted AND l.mode = 'ExclusiveLock'
+
+-- name: leave_membership
+UPDATE runner SET draining = true WHERE incarnation = %(incarnation)b
+
+-- name: remove_runner
+DELETE FROM runner WHERE incarnation = %(incarnation)b
