@@ -2,6 +2,8 @@
 #   make demo    a bank account, two runners, and a conversation that explains itself
 #   make test    everything that CI checks
 
+.DEFAULT_GOAL := help
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,7 +47,7 @@ format: install
 	$(BIN)/ruff format $(SOURCES)
 
 types: install
-	$(BIN)/mypy
+	$(BIN)/mypy $(SOURCES)
 	$(BIN)/pyright
 
 imports: install

@@ -5,7 +5,7 @@ import signal
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import psutil
 import psycopg
@@ -139,7 +139,7 @@ def flush(redis_url: str) -> None:
     """FLUSHALL, through the socket: nothing of redis-py is needed, or typed."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(5)
-        connection.connect(urlsplit(redis_url).path)
+        connection.connect(unquote(urlsplit(redis_url).path))
         connection.sendall(b"FLUSHALL\r\n")
         assert connection.recv(16).startswith(b"+OK")
 
