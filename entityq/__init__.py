@@ -1,1 +1,53 @@
 """Durable entities for Python."""
+
+from entityq.app import EntityQ
+from entityq.context import TurnContext
+from entityq.entity import Entity, message
+from entityq.errors import (
+    Accepted,
+    AlreadyProcessing,
+    EntityDefect,
+    EntityNotAssigned,
+    EntityQError,
+    Interrupted,
+    MailboxFull,
+    MalformedMessage,
+    PayloadTooLarge,
+    PersistenceError,
+    PrimaryKeyConflict,
+    ReplyExpired,
+    RunnerNotRegistered,
+    RunnerUnavailable,
+    SendTimeout,
+    UnsafeConfiguration,
+)
+from entityq.failure import Failure, UnknownFailure
+from entityq.receipt import Receipt
+from entityq.status import EntityStatus
+
+__all__ = [
+    "Accepted",
+    "AlreadyProcessing",
+    "Entity",
+    "EntityDefect",
+    "EntityNotAssigned",
+    "EntityQ",
+    "EntityQError",
+    "EntityStatus",
+    "Failure",
+    "Interrupted",
+    "MailboxFull",
+    "MalformedMessage",
+    "PayloadTooLarge",
+    "PersistenceError",
+    "PrimaryKeyConflict",
+    "Receipt",
+    "ReplyExpired",
+    "RunnerNotRegistered",
+    "RunnerUnavailable",
+    "SendTimeout",
+    "TurnContext",
+    "UnknownFailure",
+    "UnsafeConfiguration",
+    "message",
+]

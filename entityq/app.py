@@ -38,10 +38,10 @@ class EntityQ:
         """By entity type; a task's type is its name."""
         return MappingProxyType(self._definitions)
 
-    @cached_property
+    @property
     def limits(self) -> Limits:
         """Of payloads."""
-        return Limits(max_bytes=self.settings.max_payload)
+        return self._limits
 
     def new_id(self) -> int:
         """A new request id: unique in the cluster, roughly in the order of time."""
@@ -50,6 +50,10 @@ class EntityQ:
     def sender(self) -> Sender:
         """The client, used outside of turns."""
         raise NotImplementedError
+
+    @cached_property
+    def _limits(self) -> Limits:
+        return Limits(max_bytes=self.settings.max_payload)
 
     @cached_property
     def _snowflakes(self) -> Snowflakes:
@@ -143,7 +147,8 @@ class EntityQ:
     def _add_task(self, options: TaskOptions, function: Callable[..., Any]) -> Task[..., Any, Any]:
         definition = define_task(function, options)
         self._register(definition)
-        return Task(function, definition, self)
+        task: Task[..., Any, Any] = Task(function, definition, self)
+        return task
 
     def _register(self, definition: EntityDefinition) -> None:
         if definition.type in self._definitions:

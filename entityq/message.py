@@ -38,10 +38,12 @@ class BoundMessage(Generic[P, R]):
         self._locate = locate
         self._options = options
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Asks: waits for the reply. Raises the entity's Failure, or an EntityQError."""
+    async def ask(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Waits for the reply. Raises the entity's Failure, or an EntityQError."""
         reply: R = await sender_for(self._home).ask(self._new_call(args, kwargs))
         return reply
+
+    __call__ = ask
 
     async def send(self, *args: P.args, **kwargs: P.kwargs) -> Receipt[R]:
         """Returns when the request is accepted; `await` the receipt for the reply."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from entityq.definition import FORGET, EntityDefinition, MessageDefinition
 from entityq.entity import Entity, Field, Message, MessageOptions
@@ -47,7 +47,7 @@ class TaskActivation(Entity):
     """What a task runs on: it has no state and no messages of its own."""
 
 
-def define_entity(cls: type[Entity], options: EntityOptions) -> EntityDefinition:
+def define_entity(cls: type[object], options: EntityOptions) -> EntityDefinition:
     """Also replaces the class's durable attributes by Fields. Raises TypeError."""
     if not (inspect.isclass(cls) and issubclass(cls, Entity)):
         raise TypeError(f"@app.entity is for subclasses of entityq.Entity: {cls!r} is not one")
@@ -142,8 +142,7 @@ def _messages(type_name: str, attributes: Mapping[str, object]) -> Mapping[str, 
 def _declared_messages(attributes: Mapping[str, object]) -> Iterator[tuple[str, Message[..., Any]]]:
     for attribute, value in attributes.items():
         if isinstance(value, Message):
-            declared: Message[..., Any] = value
-            yield attribute, declared
+            yield attribute, cast("Message[..., Any]", value)
 
 
 def _message_definition(

@@ -8,6 +8,7 @@ from entityq.definition import MessageDefinition
 from entityq.errors import Accepted, EntityDefect, EntityQError, Interrupted, MalformedMessage
 from entityq.failure import Failure, UnknownFailure, find_failure
 from entityq.reply import Outcome, Reply
+from entityq.schema import Record
 
 # Errors that a request can be answered with; the others are raised where they happen and are never stored.
 _ANSWERS: dict[str, type[EntityQError]] = {
@@ -23,6 +24,8 @@ _ANSWERS: dict[str, type[EntityQError]] = {
         errors.PersistenceError,
     )
 }
+
+_DEFECT = Record({"message": str}, {}, "defect")
 
 
 def success_reply(request_id: int, value: object, message: MessageDefinition, limits: Limits) -> Reply:
@@ -42,7 +45,7 @@ def failure_reply(request_id: int, failure: Failure, limits: Limits) -> Reply:
 def defect_reply(request_id: int, error: type[EntityQError], text: str, limits: Limits) -> Reply:
     """`error` is what the caller is to get, `text` what it is to say."""
     outcome = Outcome.INTERRUPTED if error is Interrupted else Outcome.DEFECT
-    return Reply(request_id, outcome, error.__name__, pack({"message": text}, limits, "defect"))
+    return Reply(request_id, outcome, error.__name__, _DEFECT.encode({"message": text}, limits))
 
 
 def result_of(reply: Reply, message: MessageDefinition, limits: Limits) -> Any:
@@ -65,8 +68,7 @@ def _failure(reply: Reply, message: MessageDefinition, limits: Limits) -> Failur
 
 
 def _error(reply: Reply, message: MessageDefinition, limits: Limits) -> EntityQError:
-    stored = unpack(reply.value, limits, f"reply of {message.name}")
-    text = str(stored.get("message", "")) if isinstance(stored, dict) else str(stored)
+    text = str(_DEFECT.decode(reply.value, limits)["message"])
     cls = Interrupted if reply.outcome is Outcome.INTERRUPTED else _ANSWERS.get(reply.type, EntityDefect)
     accepted = Accepted.YES if message.persisted else Accepted.NO
-    return cls(text or reply.type, accepted=accepted, request_id=reply.request_id)
+    return cls(text, accepted=accepted, request_id=reply.request_id)

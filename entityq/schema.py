@@ -7,13 +7,13 @@ Names on the wire are the Python names, never aliases, so that what was dumped c
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, cast, get_origin, get_type_hints
 
 from pydantic import GetCoreSchemaHandler, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, PydanticSerializationError, core_schema
 
 from entityq.canonical import payload_hash
-from entityq.codec import LARGEST, Limits, pack, unpack
+from entityq.codec import Limits, pack, unpack
 from entityq.errors import MalformedMessage
 from entityq.signature import Signature
 
@@ -22,7 +22,7 @@ from entityq.signature import Signature
 UNREAD = "$unread"
 
 # What this cluster has stored was bounded when it was written, and limits may have been lowered since.
-_STORED_STATE = Limits(max_bytes=LARGEST, max_depth=512, max_containers=LARGEST)
+_STORED_STATE = Limits(max_bytes=16 * 1024**2, max_depth=512, max_containers=16 * 1024**2)
 
 _SHOWN_PROBLEMS = 5
 
@@ -242,5 +242,4 @@ def unpack_map(data: bytes, limits: Limits, what: str) -> dict[str, object]:
     value: object = unpack(data, limits, what)
     if not isinstance(value, dict):
         raise MalformedMessage(f"{what}: a map was expected, got {type(value).__name__}")
-    fields: dict[str, object] = value
-    return fields
+    return cast("dict[str, object]", value)

@@ -1,0 +1,137 @@
+"""Calls that mypy and pyright must accept, with exactly these types. Checked, never run."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Self, assert_type
+
+from entityq import Entity, EntityQ, EntityStatus, Failure, Receipt, message
+
+app = EntityQ("bank")
+
+
+class InsufficientFunds(Failure):
+    balance: int
+    currency: str = "EUR"
+
+
+@dataclass
+class Transfer:
+    amount: int
+    to: str
+
+
+@app.entity
+class Account(Entity):
+    balance: int = 0
+
+    @message(primary_key="reference")
+    async def deposit(self, amount: int, reference: str) -> int:
+        self.balance += amount
+        return self.balance
+
+    @message
+    def withdraw(self, amount: int, *, note: str = "") -> int:
+        if amount > self.balance:
+            raise InsufficientFunds(balance=self.balance)
+        self.balance -= amount
+        return self.balance
+
+    @message
+    async def transfer(self, transfer: Transfer) -> Transfer:
+        other = Account.at(transfer.to)
+        assert_type(other, Account)
+        await other.deposit.send(transfer.amount, reference=str(self.context.request_id))
+        assert_type(Account.deposit.handler(self, 1, "r"), Any)
+        return transfer
+
+    @message(persisted=False, concurrent=True, timeout=1.5, name="look")
+    def read(self) -> int:
+        return self.balance
+
+    @message(timeout=2)
+    async def close(self) -> None: ...
+
+
+@app.entity(type="Book", shard_group="slow", mailbox_capacity=10, max_idle=60, concurrency=4)
+class Ledger(Entity):
+    lines: list[str] = []
+
+
+@app.task
+def add(x: int, y: int = 0) -> int:
+    return x + y
+
+
+@app.task(name="waits", timeout=3)
+async def wait(seconds: timedelta) -> float:
+    return seconds.total_seconds()
+
+
+async def asks() -> None:
+    account = Account.at("acct-1")
+    assert_type(account, Account)
+    assert_type(account.id, str)
+    assert_type(account.balance, int)
+    assert_type(await account.deposit(10, reference="r-1"), int)
+    assert_type(await account.deposit(amount=10, reference="r-1"), int)
+    assert_type(await account.withdraw(1), int)
+    assert_type(await account.withdraw(1, note="rent"), int)
+    assert_type(await account.transfer(Transfer(1, "acct-2")), Transfer)
+    assert_type(await account.read(), int)
+    await account.close()
+    assert_type(await account.status(), EntityStatus)
+    await account.forget()
+    assert_type(Ledger.at("2026"), Ledger)
+
+
+async def sends() -> None:
+    account = Account.at("acct-1")
+    receipt = await account.deposit.send(10, reference="r-1")
+    assert_type(receipt, Receipt[int])
+    assert_type(await receipt, int)
+    assert_type(receipt.request_id, int)
+    assert_type(await (await account.close.send()), None)
+
+
+def sync_code() -> None:
+    account = Account.at("acct-1")
+    assert_type(account.deposit.delay(10, reference="r-1"), Receipt[int])
+    assert_type(account.deposit.delay(10, reference="r-1").get(timeout=5), int)
+    assert_type(account.withdraw.call(10), int)
+
+
+async def options() -> None:
+    account = Account.at("acct-1")
+    withdraw = account.withdraw.options(timeout=2, primary_key="w-1", headers={"tenant": "a"})
+    assert_type(await withdraw(10, note="rent"), int)
+    assert_type(await withdraw.options(timeout=1).send(10), Receipt[int])
+    assert_type(withdraw.delay(10), Receipt[int])
+    assert_type(withdraw.call(10), int)
+
+
+async def tasks() -> None:
+    assert_type(add(2, 3), int)
+    assert_type(add.delay(2, 3), Receipt[int])
+    assert_type(add.delay(2).get(), int)
+    assert_type(add.call(2, y=3), int)
+    assert_type(await add.ask(2, 3), int)
+    assert_type(await add.send(2, 3), Receipt[int])
+    assert_type(await add.options(primary_key="a-1").ask(2, 3), int)
+    assert_type(await wait(timedelta(seconds=1)), float)
+    assert_type(await wait.ask(timedelta(seconds=1)), float)
+    assert_type(wait.delay(timedelta(seconds=1)).get(), float)
+
+
+def failures() -> None:
+    failure = InsufficientFunds(balance=3)
+    assert_type(failure.balance, int)
+    assert_type(failure.currency, str)
+
+
+class Chain(Entity):
+    @message
+    async def shorten(self) -> int:
+        return 1
+
+    def again(self) -> Self:
+        return type(self).at(self.id)
