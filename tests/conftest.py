@@ -19,6 +19,7 @@ from tests.support.servers import (
     drop_database,
     flush,
     left_behind,
+    migrate_database,
 )
 
 TEMPLATE = "entityq_template"
@@ -39,19 +40,25 @@ def server(servers: Embedded) -> Iterator[Connection]:
 
 
 @pytest.fixture(scope="session")
-def template(server: Connection) -> str:
-    """The database that the tests' own are copied from: migrated, with the default schema name."""
+def template(servers: Embedded, server: Connection) -> str:
+    """The database that the tests' own are copied from: migrated."""
     create_database(server, TEMPLATE, "template1")
+    migrate_database(database_url(servers.postgres_url, TEMPLATE), "template")
     return TEMPLATE
 
 
 @pytest.fixture
-def postgres_url(servers: Embedded, server: Connection, template: str) -> Iterator[str]:
-    """A database of this test. At its end no session and no lock of entityq may be left in it."""
+def postgres_url(servers: Embedded, server: Connection, template: str, namespace: str) -> Iterator[str]:
+    """A database of this test, migrated, with the cluster of its namespace (schema `entityq`, 16 shards).
+
+    At its end no session and no lock of entityq may be left in it.
+    """
     name = f"test_{secrets.token_hex(4)}"
+    url = database_url(servers.postgres_url, name)
     create_database(server, name, template)
     try:
-        yield database_url(servers.postgres_url, name)
+        migrate_database(url, namespace)
+        yield url
         left = left_behind(server, name)
     finally:
         drop_database(server, name)
@@ -85,9 +92,10 @@ def namespace() -> str:
 
 
 @pytest.fixture
-def private_servers() -> Iterator[PrivateServers]:
-    """A PostgreSQL (empty) and a Valkey that this test may kill, freeze and restart."""
+def private_servers(namespace: str) -> Iterator[PrivateServers]:
+    """A PostgreSQL and a Valkey that this test may kill, freeze and restart; migrated, as `postgres_url`."""
     with start_temporary() as embedded:
+        migrate_database(embedded.postgres_url, namespace)
         private = PrivateServers(embedded)
         try:
             yield private

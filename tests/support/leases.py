@@ -1,6 +1,6 @@
 """Clusters and lease sessions of single tests."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -46,7 +46,7 @@ class Cluster:
 @asynccontextmanager
 async def open_cluster(
     url: str, namespace: str, *, shards: int = 10, groups: Sequence[str] = ("default",)
-) -> AsyncIterator[Cluster]:
+) -> AsyncGenerator[Cluster]:
     """Each group has one type: `default` has `Account`, any other one the group's name."""
     connection = await connect(url, schema=SCHEMA)
     try:

@@ -1,5 +1,6 @@
 """Databases of single tests, and servers that a test may kill, freeze and restart."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -15,9 +16,15 @@ from entityq.embedded import Embedded
 from entityq.embedded.place import Place, service_user
 from entityq.embedded.postgres import PostgresServer
 from entityq.embedded.valkey import ValkeyServer
+from entityq.postgres.connect import connect
+from entityq.postgres.migrate import migrate
 from tests.support.waiting import eventually
 
 Connection = psycopg.Connection[tuple[object, ...]]
+
+SCHEMA = "entityq"
+# Fewer than the default, so that a test can look at all of them.
+SHARDS = 16
 
 
 def database_url(url: str, database: str) -> str:
@@ -35,8 +42,18 @@ def drop_database(server: Connection, name: str) -> None:
     server.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def left_behind(server: Connection, database: str, timeout: float = 2.0) -> list[str]:
-    """Sessions of entityq and advisory locks in a database, after `timeout` for closed sessions to end."""
+def migrate_database(url: str, namespace: str) -> None:
+    """Applies what is missing, and makes the cluster of a namespace. Not inside a running loop."""
+    asyncio.run(_migrate(url, namespace))
+
+
+async def _migrate(url: str, namespace: str) -> None:
+    async with await connect(url, schema=SCHEMA, application_name="tests") as connection:
+        await migrate(connection, schema=SCHEMA, namespace=namespace, shards=SHARDS)
+
+
+def left_behind(server: Connection, database: str, seconds: float = 2.0) -> list[str]:
+    """Sessions of entityq and advisory locks in a database, after some time for closed sessions to end."""
     found: list[str] = []
 
     def nothing() -> bool:
@@ -54,7 +71,7 @@ def left_behind(server: Connection, database: str, timeout: float = 2.0) -> list
         return not found
 
     try:
-        eventually(nothing, timeout)
+        eventually(nothing, seconds)
     except AssertionError:
         return found
     return []
