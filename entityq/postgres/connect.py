@@ -5,6 +5,7 @@ session of their own, which is why `safety.refuse_pooler` guards the pool's addr
 """
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -90,13 +91,16 @@ def session_settings(schema: str) -> dict[str, str]:
 
 def connection_parameters(url: str, application_name: str) -> str:
     """The libpq connection string of a URL. Raises UnsafeConfiguration for a URL that libpq cannot read."""
+    # libpq quotes what it cannot read in its own message; of a password with a slash, it takes the part
+    # before the slash for the port.
     try:
         given = conninfo_to_dict(url)
     except ProgrammingError:
-        # libpq quotes the string, password included, in its own message.
+        given = {"port": "?"}
+    if not re.fullmatch(r"[\d,]*", str(given.get("port", ""))):
         raise UnsafeConfiguration(
             f"{masked_url(url)} is not a Postgres URL.",
-            advice="Write postgresql://user:password@host/database.",
+            advice="Write postgresql://user:password@host:5432/database, special characters as %XX.",
         ) from None
     return make_conninfo("", **{**_PARAMETERS, **given, "application_name": application_name})
 

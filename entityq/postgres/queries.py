@@ -17,9 +17,8 @@ _COMMENT_LINE = re.compile(rb"^[ \t]*--.*\n?", re.MULTILINE)
 def load(file: str) -> Mapping[str, bytes]:
     """The queries of one file of this package, by name.
 
-    Comment lines are taken out: psycopg parses placeholders anew at each call once a query is longer
-    than 4,096 bytes. Raises ValueError for a name without a query, a query without a name, and a name
-    that is given twice.
+    Comment lines are taken out: psycopg looks for placeholders in them too, for long queries at each call.
+    Raises ValueError for a name without a query, a query without a name, and a name that is given twice.
     """
     parts = _NAME.split(resources.files("entityq.postgres").joinpath(file).read_bytes())
     if _body(parts[0]):
