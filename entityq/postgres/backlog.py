@@ -1,0 +1,88 @@
+"""What a runner reads from the outbox: unanswered requests in order, states, sweeps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg_pool import AsyncConnectionPool
+
+from entityq.address import Address, entity_hash, signed64
+from entityq.postgres.connect import Connection
+from entityq.postgres.queries import load
+
+OUTBOX = load("outbox.sql")
+TURNS = load("turns.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An unanswered request as the outbox keeps it."""
+
+    seq: int
+    request_id: int
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredState:
+    """The last committed state of an entity; version 0 and None when it has none."""
+
+    version: int
+    state: bytes | None
+
+
+class Backlog:
+    """Reads of one runner, each one statement on a pooled connection."""
+
+    def __init__(self, pool: AsyncConnectionPool[Connection]) -> None:
+        self._pool = pool
+
+    async def position(self) -> int:
+        """The last seq drawn in the whole outbox."""
+        rows = await self._fetch("read_position", {})
+        return int(rows[0][0])
+
+    async def read_pending(self, shard_id: int, after: int, position: int, page: int) -> list[Row]:
+        """One page of a shard's unanswered requests with `after < seq <= position`, in order."""
+        rows = await self._fetch(
+            "read_pending", {"shard_id": shard_id, "after": after, "position": position, "page": page}
+        )
+        return [Row(*row) for row in rows]
+
+    async def read_pending_of_entity(self, shard_id: int, address: Address, page: int) -> list[Row]:
+        """An entity's oldest unanswered requests, at most `page`."""
+        rows = await self._fetch(
+            "read_pending_of_entity",
+            {
+                "shard_id": shard_id,
+                "entity_hash": signed64(entity_hash(address.id)),
+                "type": address.type,
+                "entity_id": address.id,
+                "page": page,
+            },
+        )
+        return [Row(*row) for row in rows]
+
+    async def sweep(
+        self, shard_ids: Sequence[int], position: int, page: int
+    ) -> dict[int, list[tuple[int, int]]]:
+        """The oldest unanswered requests per shard with `seq <= position`: (request id, entity hash)."""
+        rows = await self._fetch("sweep", {"shard_ids": list(shard_ids), "position": position, "page": page})
+        found: dict[int, list[tuple[int, int]]] = {}
+        for shard_id, request_id, hash_ in rows:
+            found.setdefault(shard_id, []).append((request_id, hash_))
+        return found
+
+    async def load_entity(self, shard_id: int, address: Address) -> StoredState:
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                TURNS["load_entity"],
+                {"shard_id": shard_id, "type": address.type, "entity_id": address.id},
+            )
+            row = await cursor.fetchone()
+        return StoredState(0, None) if row is None else StoredState(row[0], row[1])
+
+    async def _fetch(self, name: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(OUTBOX[name], parameters)
+            return await cursor.fetchall()

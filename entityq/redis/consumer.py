@@ -1,0 +1,186 @@
+"""The receiving half of the streams: consumer groups, blocking reads, claims, acknowledgements."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError, ResponseError
+
+from entityq.redis.keys import CONSUMER_GROUP
+
+CLAIM_PAGE = 1_000
+# A wake stream that nobody uses any more goes by itself; a reader that misses its group makes it anew.
+WAKE_EXPIRY_MS = 86_400_000
+
+
+class GroupMissing(Exception):
+    """A stream or its consumer group is gone: Redis was flushed, or restarted empty."""
+
+
+@dataclass(slots=True)
+class StreamEntry:
+    """A raw stream entry; `fields` is empty when the entry was deleted while it was pending."""
+
+    stream: bytes
+    entry_id: bytes
+    fields: dict[bytes, bytes]
+
+    @property
+    def persisted(self) -> bool:
+        """Whether the outbox has it too. A deleted entry counts as such: only its owner deletes one."""
+        return not self.fields or b"o" in self.fields
+
+
+class StreamReader:
+    """One blocking reader over many streams, on a connection of its own.
+
+    Raises RedisError and OSError where the connection fails; after any of them the caller must read its
+    own pending entries first (`pending`), because a reply that was lost on the way is only there.
+    """
+
+    def __init__(self, connection: AbstractConnection, consumer: bytes) -> None:
+        self._connection = connection
+        self._consumer = consumer
+
+    async def read(self, streams: Sequence[bytes], *, count: int, block: float) -> list[StreamEntry]:
+        """New entries of `streams`, at most `count` of each; waits up to `block` seconds for the first."""
+        milliseconds = str(max(1, int(block * 1000))).encode()
+        command = [b"COUNT", str(count).encode(), b"BLOCK", milliseconds, b"STREAMS"]
+        reply = await self._call(*command, *streams, *([b">"] * len(streams)), deadline=block + 5.0)
+        return parse_entries(reply)
+
+    async def pending(self, after: Mapping[bytes, bytes], *, count: int) -> list[StreamEntry]:
+        """This consumer's own unacknowledged entries behind the given ids, up to `count` of each stream."""
+        reply = await self._call(
+            b"COUNT", str(count).encode(), b"STREAMS", *after, *after.values(), deadline=5.0
+        )
+        return parse_entries(reply)
+
+    async def close(self) -> None:
+        await self._connection.disconnect(nowait=True)
+
+    async def _call(self, *arguments: bytes, deadline: float) -> Any:
+        connection = self._connection
+        try:
+            async with asyncio.timeout(deadline):
+                if not connection.is_connected:
+                    await connection.connect()  # type: ignore[no-untyped-call]  # redis-py has no types here
+                await connection.send_command(
+                    b"XREADGROUP", b"GROUP", CONSUMER_GROUP, self._consumer, *arguments
+                )
+                return await connection.read_response()
+        except ResponseError as error:
+            if str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                raise GroupMissing(str(error)) from error
+            raise
+        except BaseException:
+            # A reply that nobody read must not be taken for the reply of the next command.
+            await connection.disconnect(nowait=True)
+            raise
+
+
+def parse_entries(reply: Any) -> list[StreamEntry]:
+    """The entries of an XREADGROUP reply, stream by stream in the order of each stream."""
+    streams: Iterable[Any] = reply.items() if isinstance(reply, dict) else reply or ()
+    return [
+        StreamEntry(stream, entry_id, dict(zip(fields[::2], fields[1::2], strict=True)) if fields else {})
+        for stream, entries in streams
+        for entry_id, fields in entries
+    ]
+
+
+class StreamGroups:
+    """Consumer groups, claims and acknowledgements, pipelined on the shared client."""
+
+    def __init__(self, redis: Redis, consumer: bytes, *, deadline: float = 1.0) -> None:
+        self._redis = redis
+        self._consumer = consumer
+        self._deadline = deadline
+
+    async def ensure(self, streams: Sequence[bytes]) -> None:
+        """Create the streams and their groups where they are missing."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for stream in streams:
+            pipeline.execute_command("XGROUP", "CREATE", stream, CONSUMER_GROUP, "0", "MKSTREAM")
+        for result in await self._execute(pipeline, raise_on_error=False):
+            if isinstance(result, RedisError) and not str(result).startswith("BUSYGROUP"):
+                raise result
+
+    async def claim(self, stream: bytes) -> list[StreamEntry]:
+        """Take over everything that other consumers left pending, in the order of the stream."""
+        claimed: list[StreamEntry] = []
+        cursor: bytes = b"0-0"
+        while True:
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.execute_command(
+                "XAUTOCLAIM", stream, CONSUMER_GROUP, self._consumer, 0, cursor, "COUNT", CLAIM_PAGE
+            )
+            (result,) = await self._execute(pipeline, raise_on_error=True)
+            cursor, entries = result[0], result[1]
+            claimed += parse_claimed(stream, entries)
+            if cursor == b"0-0":
+                return claimed
+
+    async def acknowledge(self, entries: Mapping[bytes, Sequence[bytes]]) -> None:
+        """XACK and XDEL, per stream. Raises RedisError, OSError or TimeoutError."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for stream, entry_ids in entries.items():
+            pipeline.execute_command("XACK", stream, CONSUMER_GROUP, *entry_ids)
+            pipeline.execute_command("XDEL", stream, *entry_ids)
+        await self._execute(pipeline, raise_on_error=False)
+
+    async def wake(self, stream: bytes) -> None:
+        """One entry, so that a blocking read that includes `stream` returns."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.execute_command("XADD", stream, "MAXLEN", 1, "*", "w", "")
+        pipeline.execute_command("PEXPIRE", stream, WAKE_EXPIRY_MS)
+        await self._execute(pipeline, raise_on_error=True)
+
+    async def remove_consumers(self, streams: Sequence[bytes]) -> None:
+        """Remove other consumers that have nothing pending (their entries were claimed first)."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for stream in streams:
+            pipeline.execute_command("XINFO", "CONSUMERS", stream, CONSUMER_GROUP)
+        found = await self._execute(pipeline, raise_on_error=False)
+        removal = self._redis.pipeline(transaction=False)
+        for stream, consumers in zip(streams, found, strict=True):
+            for name in idle_consumers(consumers, self._consumer):
+                removal.execute_command("XGROUP", "DELCONSUMER", stream, CONSUMER_GROUP, name)
+        if len(removal):
+            await self._execute(removal, raise_on_error=False)
+
+    async def _execute(self, pipeline: Any, *, raise_on_error: bool) -> list[Any]:
+        async with asyncio.timeout(self._deadline):
+            result: list[Any] = await pipeline.execute(raise_on_error=raise_on_error)
+        return result
+
+
+def parse_claimed(stream: bytes, entries: Iterable[Any]) -> list[StreamEntry]:
+    """Claimed entries; redis-py has parsed them to (id, fields) pairs, fields None or {} when deleted."""
+    parsed: list[StreamEntry] = []
+    for entry_id, fields in entries:
+        if entry_id is None:
+            continue
+        parsed.append(StreamEntry(stream, entry_id, as_mapping(fields or {})))
+    return parsed
+
+
+def as_mapping(fields: Any) -> dict[Any, Any]:
+    """Names and values, which RESP2 gives as a flat list."""
+    return fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def idle_consumers(consumers: Any, own: bytes) -> list[bytes]:
+    """Names of other consumers without pending entries, from an XINFO CONSUMERS reply."""
+    if not isinstance(consumers, list):
+        return []
+    names: list[bytes] = []
+    for consumer in consumers:
+        fields = as_mapping(consumer)
+        by_name = {key if isinstance(key, str) else key.decode(): value for key, value in fields.items()}
+        if by_name.get("name") != own and by_name.get("pending") == 0:
+            names.append(by_name["name"])
+    return names

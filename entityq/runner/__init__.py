@@ -1,0 +1,1 @@
+"""The receive path: leases, intake, mailboxes, turns, commits."""

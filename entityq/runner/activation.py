@@ -1,0 +1,134 @@
+"""A live entity in a runner's memory, with its mailbox.
+
+The activation stays in the runner's table while its instance is loaded, in use, or ending, so that a new
+instance of the same entity can never start before the old one has ended.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from entityq.address import Address
+from entityq.definition import Activation as Instance
+from entityq.definition import EntityDefinition, MessageDefinition
+from entityq.runner.commit import Tenure
+from entityq.runner.mailbox import next_to_start
+from entityq.runner.request import Request
+
+log = logging.getLogger(__name__)
+
+
+class Turns(Protocol):
+    """What an activation needs of its runner."""
+
+    def start(self, turn: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]": ...
+
+    async def take_turn(
+        self, activation: "Activation", request: Request, message: MessageDefinition
+    ) -> None: ...
+
+    def drained(self, activation: "Activation") -> None: ...
+
+
+class Activation:
+    """One entity: an instance (loaded at its first turn), a mailbox, and the turns under way."""
+
+    __slots__ = (
+        "_clock",
+        "_message_of",
+        "_turns",
+        "address",
+        "definition",
+        "ending",
+        "instance",
+        "last_used",
+        "mailbox",
+        "ordered_busy",
+        "running",
+        "state",
+        "tenure",
+        "version",
+    )
+
+    def __init__(
+        self,
+        definition: EntityDefinition,
+        address: Address,
+        tenure: Tenure,
+        turns: Turns,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.definition = definition
+        self.address = address
+        self.tenure = tenure
+        self.instance: Instance | None = None
+        self.version = 0
+        self.state: bytes | None = None
+        self.mailbox: deque[tuple[Request, bool]] = deque()
+        self.running: set[asyncio.Task[None]] = set()
+        self.ordered_busy = False
+        self.ending = False
+        self.last_used = clock()
+        self._turns = turns
+        self._clock = clock
+
+    @property
+    def queued(self) -> int:
+        return len(self.mailbox) + len(self.running)
+
+    @property
+    def idle(self) -> bool:
+        return not self.mailbox and not self.running and not self.ending
+
+    def deliver(self, request: Request, message: MessageDefinition) -> None:
+        """Put an admitted request into the mailbox; it starts as soon as its order allows."""
+        self.mailbox.append((request, message.concurrent))
+        self.pump()
+
+    def pump(self) -> None:
+        """Start what may start now."""
+        while not self.ending and len(self.running) < self.definition.concurrency:
+            place = next_to_start(self.mailbox, ordered_busy=self.ordered_busy)
+            if place is None:
+                return
+            request, concurrent = self.mailbox[place]
+            del self.mailbox[place]
+            self._start(request, concurrent)
+
+    def _start(self, request: Request, concurrent: bool) -> None:
+        message = self.definition.messages[request.envelope.message]
+        if not concurrent:
+            self.ordered_busy = True
+        task = self._turns.start(
+            self._turn(request, message, concurrent), f"turn {self.address} {request.request_id}"
+        )
+        self.running.add(task)
+
+    async def _turn(self, request: Request, message: MessageDefinition, concurrent: bool) -> None:
+        try:
+            await self._turns.take_turn(self, request, message)
+        finally:
+            task = asyncio.current_task()
+            if task is not None:
+                self.running.discard(task)
+            if not concurrent:
+                self.ordered_busy = False
+            self.last_used = self._clock()
+            self.pump()
+            self._turns.drained(self)
+
+    async def end_instance(self) -> None:
+        """Run on_deactivate and drop the instance; requests that arrive meanwhile wait in the mailbox."""
+        instance, self.instance = self.instance, None
+        if instance is None:
+            return
+        self.ending = True
+        try:
+            await instance.on_deactivate()
+        except Exception:
+            log.exception("entity.deactivate_failed entity=%s", self.address)
+        finally:
+            self.ending = False

@@ -1,0 +1,143 @@
+"""The commit of many turns in one statement, on the connection that holds the runner's leases.
+
+A batch that fails as a whole (a row lock, a data error, a writer that came between) is halved until the
+turn that causes it is alone, so that it does not fail its neighbours.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from psycopg import Error as PostgresError
+from psycopg.errors import DivisionByZero, LockNotAvailable, UniqueViolation
+
+from entityq.address import entity_hash, signed64
+from entityq.postgres.queries import load
+from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendConflict, SentRow
+
+COMMIT_TURNS = load("turns.sql")["commit_turns"]
+
+# A concurrent writer, or a lock, that the next try need not meet.
+PASSING = (DivisionByZero, UniqueViolation, LockNotAvailable)
+TRIES_ALONE = 3
+
+log = logging.getLogger(__name__)
+
+
+class LeaseStatements(Protocol):
+    """Statements on the session that holds the leases, one at a time."""
+
+    @property
+    def incarnation(self) -> int: ...
+
+    async def execute(self, query: bytes, parameters: Mapping[str, object]) -> Sequence[tuple[Any, ...]]: ...
+
+
+class Committer:
+    """Commits batches of turns; `epochs` are the leases held right now, by shard id."""
+
+    def __init__(self, session: LeaseStatements, namespace: str, epochs: Mapping[int, int]) -> None:
+        self._session = session
+        self._namespace = namespace
+        self._epochs = epochs
+
+    async def flush(self, batch: Sequence[Commit]) -> list[Committed | BaseException]:
+        """One outcome per commit, in order. Raises LeaseLost when the session is gone."""
+        outcomes: dict[int, Committed | BaseException] = {}
+        current: list[Commit] = []
+        for commit in batch:
+            if self._stale(commit):
+                outcomes[id(commit)] = NotApplied("the lease under which the turn started is gone")
+            else:
+                current.append(commit)
+        await self._commit(current, outcomes)
+        return [outcomes[id(commit)] for commit in batch]
+
+    def _stale(self, commit: Commit) -> bool:
+        tenure = commit.tenure
+        return (
+            tenure.incarnation != self._session.incarnation
+            or self._epochs.get(tenure.shard_id) != tenure.epoch
+        )
+
+    async def _commit(
+        self, batch: Sequence[Commit], outcomes: dict[int, Committed | BaseException], tries: int = 1
+    ) -> None:
+        if not batch:
+            return
+        try:
+            rows = await self._session.execute(COMMIT_TURNS, parameters(batch, self._namespace))
+        except PostgresError as error:
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                await self._commit(batch[:middle], outcomes)
+                await self._commit(batch[middle:], outcomes)
+            elif isinstance(error, PASSING) and tries < TRIES_ALONE:
+                await self._commit(batch, outcomes, tries + 1)
+            else:
+                outcomes[id(batch[0])] = error
+        else:
+            for commit, outcome in zip(batch, read_outcomes(batch, rows), strict=True):
+                outcomes[id(commit)] = outcome
+
+
+def parameters(batch: Sequence[Commit], namespace: str) -> dict[str, object]:
+    """The arrays of commit_turns."""
+    requests = [commit.request for commit in batch]
+    addresses = [request.envelope.address for request in requests]
+    sends = [(position, send) for position, commit in enumerate(batch) for send in commit.sends]
+    return {
+        "namespace": namespace,
+        "positions": list(range(len(batch))),
+        "request_ids": [request.request_id for request in requests],
+        "shard_ids": [request.shard_id for request in requests],
+        "seqs": [request.seq for request in requests],
+        "replies": [commit.encoded_reply for commit in batch],
+        "outcomes": [int(commit.reply.outcome) for commit in batch],
+        "epochs": [commit.tenure.epoch for commit in batch],
+        "types": [address.type for address in addresses],
+        "entity_ids": [address.id for address in addresses],
+        "entity_hashes": [signed64(entity_hash(address.id)) for address in addresses],
+        "versions": [commit.version for commit in batch],
+        "states": [commit.state for commit in batch],
+        "forgets": [commit.forget for commit in batch],
+        "sent_positions": [position for position, _ in sends],
+        "sent_request_ids": [send.request_id for _, send in sends],
+        "sent_types": [send.address.type for _, send in sends],
+        "sent_entity_ids": [send.address.id for _, send in sends],
+        "sent_entity_hashes": [signed64(entity_hash(send.address.id)) for _, send in sends],
+        "sent_messages": [send.message for _, send in sends],
+        "sent_key_digests": [send.key_digest for _, send in sends],
+        "sent_payload_hashes": [send.payload_hash for _, send in sends],
+        "sent_envelopes": [send.envelope for _, send in sends],
+    }
+
+
+def read_outcomes(batch: Sequence[Commit], rows: Sequence[tuple[Any, ...]]) -> list[Committed]:
+    """What commit_turns returned, per turn of the batch."""
+    applied: set[object] = set()
+    conflicts: dict[object, int] = {}
+    stored: dict[object, tuple[int, int]] = {}
+    for kind, position, request_id, shard_id, seq in rows:
+        if kind == "applied":
+            applied.add(position)
+        elif kind == "conflict":
+            conflicts[position] = request_id
+        else:
+            stored[request_id] = (shard_id, seq)
+    return [_outcome(commit, position, applied, conflicts, stored) for position, commit in enumerate(batch)]
+
+
+def _outcome(
+    commit: Commit,
+    position: int,
+    applied: set[object],
+    conflicts: Mapping[object, int],
+    stored: Mapping[object, tuple[int, int]],
+) -> Committed:
+    if position in applied:
+        rows = [SentRow(send, *stored[send.request_id]) for send in commit.sends if send.request_id in stored]
+        return Applied(sorted(rows, key=lambda row: row.seq))
+    if position in conflicts:
+        return SendConflict(conflicts[position])
+    return NotApplied("the request is answered, or its entity's state was changed from outside")

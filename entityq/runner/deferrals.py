@@ -1,0 +1,64 @@
+"""Entities whose mailbox overflowed: until a read returns everything, they are fed from the outbox."""
+
+from collections import OrderedDict
+
+from entityq.address import Address, entity_hash, signed64
+
+
+class Deferrals:
+    """Which entities of the runner's shards have requests left in the outbox on purpose.
+
+    Bounded: `full` asks whoever brings more rows to wait.
+    """
+
+    def __init__(self, limit: int = 10_000) -> None:
+        self._entities: OrderedDict[tuple[int, Address], bool] = OrderedDict()
+        self._limit = limit
+
+    def __contains__(self, entity: tuple[int, Address]) -> bool:
+        return entity in self._entities
+
+    def __len__(self) -> int:
+        return len(self._entities)
+
+    @property
+    def full(self) -> bool:
+        return len(self._entities) >= self._limit
+
+    def defer(self, shard_id: int, address: Address) -> None:
+        """A request of the entity was left in the outbox."""
+        self._entities[shard_id, address] = True
+
+    def begin_read(self, shard_id: int, address: Address) -> None:
+        """A read of the entity's requests is about to be sent: what is dropped from now on is not in it."""
+        self._entities[shard_id, address] = False
+
+    def end_read(self, shard_id: int, address: Address, *, everything: bool) -> bool:
+        """The read came back; `everything` when all that it could return was admitted.
+
+        Returns whether the entity is served from the stream again.
+        """
+        if (shard_id, address) not in self._entities:
+            return True
+        if everything and not self._entities[shard_id, address]:
+            del self._entities[shard_id, address]
+            return True
+        self._entities[shard_id, address] = True
+        return False
+
+    def oldest(self, at_most: int) -> list[tuple[int, Address]]:
+        """The entities that have waited longest."""
+        return [entity for entity, _ in zip(self._entities, range(at_most), strict=False)]
+
+    def postpone(self, shard_id: int, address: Address) -> None:
+        """Ask the others first: there is no room for this one now."""
+        if (shard_id, address) in self._entities:
+            self._entities.move_to_end((shard_id, address))
+
+    def hashes(self, shard_id: int) -> set[int]:
+        """The signed hashes of the shard's deferred entity ids, as the outbox has them."""
+        return {signed64(entity_hash(address.id)) for shard, address in self._entities if shard == shard_id}
+
+    def drop_shard(self, shard_id: int) -> None:
+        for entity in [entity for entity in self._entities if entity[0] == shard_id]:
+            del self._entities[entity]

@@ -1,0 +1,207 @@
+"""From an entry or a row to the mailbox of its entity.
+
+Everything that a runner receives comes through here: entries of the streams, rows of the outbox. Each is
+decoded, checked by its shard's intake, admitted to a mailbox, or left where it is safe.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from entityq.address import Address
+from entityq.codec import Limits
+from entityq.definition import EntityDefinition, MessageDefinition
+from entityq.entry import decode_entry
+from entityq.envelope import Envelope, UnknownFormat, decode_envelope
+from entityq.errors import EntityQError, MailboxFull, RunnerNotRegistered
+from entityq.postgres.backlog import Row
+from entityq.redis.consumer import StreamEntry
+from entityq.runner.activation import Activation
+from entityq.runner.deferrals import Deferrals
+from entityq.runner.intake import Arrival, Verdict
+from entityq.runner.mailbox import Admission, admission
+from entityq.runner.owned_shard import OwnedShard
+from entityq.runner.prefetch import Prefetch
+from entityq.runner.request import Request
+from entityq.runner.residents import Residents
+
+log = logging.getLogger(__name__)
+
+
+class Host(Protocol):
+    """What the dispatcher asks of its runner."""
+
+    def acknowledge(self, stream: bytes, entry_ids: list[bytes]) -> None: ...
+
+    def refuse(self, request: Request, error: type[EntityQError], text: str) -> None: ...
+
+    def answer_unreadable(self, owned: OwnedShard, row: Row, error: EntityQError) -> None: ...
+
+    def new_activation(
+        self, definition: EntityDefinition, address: Address, owned: OwnedShard
+    ) -> Activation: ...
+
+    def make_room(self) -> bool:
+        """Passivate the longest idle activation, if there is one; whether there is room now."""
+        ...
+
+
+class Dispatcher:
+    """Hands requests to activations, in order."""
+
+    def __init__(
+        self,
+        definitions: Mapping[str, EntityDefinition],
+        residents: Residents,
+        deferrals: Deferrals,
+        prefetch: Prefetch,
+        host: Host,
+        *,
+        max_payload: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._definitions = definitions
+        self._residents = residents
+        self._deferrals = deferrals
+        self._prefetch = prefetch
+        self._host = host
+        # An envelope is its payload and its headers; the payload's own limit is checked when it is decoded.
+        self._limits = Limits(max_bytes=max_payload + 65_536)
+        self._clock = clock
+
+    # ----- entries of the streams
+
+    def entry(self, owned: OwnedShard, raw: StreamEntry) -> None:
+        """One entry of a shard's stream, in the order of the stream."""
+        try:
+            entry = decode_entry(raw.fields)
+            envelope = decode_envelope(entry.envelope, self._limits)
+        except (EntityQError, UnknownFormat, ValueError) as error:
+            # The outbox has what was accepted; what only the stream has was never a request of ours.
+            log.warning("stream.entry_unreadable shard=%s entry=%r: %s", owned.shard, raw.entry_id, error)
+            self._host.acknowledge(owned.stream, [raw.entry_id])
+            owned.must_catch_up()
+            return
+        if not entry.persisted:
+            self._volatile(owned, Request(envelope, owned.shard_id, 0, raw.entry_id))
+            return
+        verdict = owned.intake.take(Arrival(raw.entry_id, entry, envelope))
+        if owned.intake.catching_up:
+            owned.behind.set()
+        if verdict is Verdict.DELIVER:
+            self._deliver(owned, Request(envelope, owned.shard_id, entry.seq, raw.entry_id))
+        elif verdict is Verdict.DROP:
+            self._host.acknowledge(owned.stream, [raw.entry_id])
+
+    def arrival(self, owned: OwnedShard, arrival: Arrival) -> None:
+        """An entry that waited for the end of a pass."""
+        self._deliver(owned, Request(arrival.envelope, owned.shard_id, arrival.entry.seq, arrival.entry_id))
+
+    def _volatile(self, owned: OwnedShard, request: Request) -> None:
+        envelope = request.envelope
+        deadline = envelope.deadline_ms
+        if deadline is not None and deadline < self._clock() * 1000:
+            self._host.acknowledge(owned.stream, [request.entry_id] if request.entry_id else [])
+        elif owned.intake.take_volatile(request.request_id):
+            self._deliver(owned, request)
+
+    # ----- rows of the outbox
+
+    def row(self, owned: OwnedShard, row: Row) -> bool:
+        """A row that the intake let through. Returns whether it is admitted, or need not be asked for again."""
+        try:
+            envelope = decode_envelope(row.envelope, self._limits)
+        except UnknownFormat as error:
+            # A newer runner will know it. The intake remembers the id, so that no sweep brings it again.
+            log.warning("request.unknown_format shard=%s request=%s: %s", owned.shard, row.request_id, error)
+            return True
+        except EntityQError as error:
+            log.error("request.unreadable shard=%s request=%s: %s", owned.shard, row.request_id, error)
+            self._host.answer_unreadable(owned, row, error)
+            return True
+        return self._deliver(owned, Request(envelope, owned.shard_id, row.seq, None))
+
+    # ----- to the mailbox
+
+    def _deliver(self, owned: OwnedShard, request: Request) -> bool:
+        envelope = request.envelope
+        definition = self._definitions.get(envelope.address.type)
+        message = definition.messages.get(envelope.message) if definition is not None else None
+        if definition is None or message is None or envelope.address in owned.blocked:
+            self._leave_for_newer_code(owned, request)
+            return True
+        activation = self._residents.get(owned.shard_id, envelope.address)
+        match self._admission(owned, envelope, definition, activation):
+            case Admission.ADMIT:
+                self._admit(owned, request, definition, message, activation)
+                return True
+            case Admission.DEFER:
+                self._defer(owned, request)
+            case Admission.REFUSE:
+                self._refuse(owned, request)
+        return False
+
+    def _admission(
+        self,
+        owned: OwnedShard,
+        envelope: Envelope,
+        definition: EntityDefinition,
+        activation: Activation | None,
+    ) -> Admission:
+        return admission(
+            persisted=envelope.persisted,
+            deferred=(owned.shard_id, envelope.address) in self._deferrals and not owned.reading_deferred,
+            resident=activation is not None,
+            queued=activation.queued if activation is not None else 0,
+            capacity=definition.mailbox_capacity,
+            room_for_residents=not self._residents.full or (activation is None and self._host.make_room()),
+        )
+
+    def _admit(
+        self,
+        owned: OwnedShard,
+        request: Request,
+        definition: EntityDefinition,
+        message: MessageDefinition,
+        activation: Activation | None,
+    ) -> None:
+        if activation is None:
+            activation = self._host.new_activation(definition, request.envelope.address, owned)
+            self._residents.add(activation)
+        self._residents.busy(activation)
+        self._prefetch.add()
+        activation.deliver(request, message)
+
+    def _defer(self, owned: OwnedShard, request: Request) -> None:
+        owned.intake.forget(request.request_id)
+        self._deferrals.defer(owned.shard_id, request.envelope.address)
+        if request.entry_id is not None:
+            self._host.acknowledge(owned.stream, [request.entry_id])
+
+    def _refuse(self, owned: OwnedShard, request: Request) -> None:
+        owned.intake.forget(request.request_id)
+        address = request.envelope.address
+        self._host.refuse(request, MailboxFull, f"the mailbox of {address} is full: try again later")
+
+    def _leave_for_newer_code(self, owned: OwnedShard, request: Request) -> None:
+        envelope = request.envelope
+        if envelope.address not in owned.blocked:
+            log.warning(
+                "request.unknown_message shard=%s request=%s entity=%s message=%s: "
+                "left for a runner whose code knows it",
+                owned.shard,
+                request.request_id,
+                envelope.address,
+                envelope.message,
+            )
+        if not envelope.persisted:
+            self._host.refuse(
+                request,
+                RunnerNotRegistered,
+                f"this runner does not know {envelope.address.type}.{envelope.message}",
+            )
+            return
+        owned.blocked.add(envelope.address)
+        if request.entry_id is not None:
+            self._host.acknowledge(owned.stream, [request.entry_id])

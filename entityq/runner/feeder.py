@@ -1,0 +1,101 @@
+"""Feeds entities whose mailbox overflowed from the outbox, whenever there is room again."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from psycopg import Error as PostgresError
+from psycopg_pool import PoolTimeout
+
+from entityq.address import Address
+from entityq.definition import EntityDefinition
+from entityq.postgres.backlog import Backlog, Row
+from entityq.runner.deferrals import Deferrals
+from entityq.runner.intake import Verdict
+from entityq.runner.owned_shard import OwnedShard
+from entityq.runner.residents import Residents
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 64
+PAUSE_AFTER_FAILURE = 0.2
+
+
+class Feeder:
+    """One loop per runner, woken by mailboxes that drained and by activations that ended."""
+
+    def __init__(
+        self,
+        backlog: Backlog,
+        deferrals: Deferrals,
+        residents: Residents,
+        shards: Mapping[int, OwnedShard],
+        definitions: Mapping[str, EntityDefinition],
+        *,
+        deliver: Callable[[OwnedShard, Row], bool],
+        make_room: Callable[[], bool],
+    ) -> None:
+        self._backlog = backlog
+        self._deferrals = deferrals
+        self._residents = residents
+        self._shards = shards
+        self._definitions = definitions
+        self._deliver = deliver
+        self._make_room = make_room
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._wake.wait()
+            # Cleared before looking: what drains meanwhile wakes again.
+            self._wake.clear()
+            for shard_id, address in self._deferrals.oldest(AT_ONCE):
+                if self._ready(shard_id, address):
+                    await self._feed(shard_id, address)
+                else:
+                    self._deferrals.postpone(shard_id, address)
+
+    def _ready(self, shard_id: int, address: Address) -> bool:
+        activation = self._residents.get(shard_id, address)
+        if activation is None:
+            return not self._residents.full or self._make_room()
+        return activation.queued <= activation.definition.mailbox_capacity // 2
+
+    async def _feed(self, shard_id: int, address: Address) -> None:
+        owned = self._shards.get(shard_id)
+        if owned is None:
+            self._deferrals.drop_shard(shard_id)
+            return
+        page = self._definitions[address.type].mailbox_capacity + 1
+        self._deferrals.begin_read(shard_id, address)
+        owned.intake.begin_read()
+        try:
+            rows = await self._backlog.read_pending_of_entity(shard_id, address, page)
+        except (PostgresError, PoolTimeout, OSError) as error:
+            log.warning("entity.feed_failed entity=%s: %s", address, error)
+            self._deferrals.end_read(shard_id, address, everything=False)
+            await asyncio.sleep(PAUSE_AFTER_FAILURE)
+            self.wake()
+            return
+        finally:
+            owned.intake.end_read()
+        everything = self._admit(owned, rows) and len(rows) < page
+        if not self._deferrals.end_read(shard_id, address, everything=everything):
+            activation = self._residents.get(shard_id, address)
+            if activation is None or activation.idle:
+                self.wake()
+
+    def _admit(self, owned: OwnedShard, rows: list[Row]) -> bool:
+        """Whether all rows were admitted or known; stops at the first that was not, to keep the order."""
+        owned.reading_deferred = True
+        try:
+            return all(
+                self._deliver(owned, row)
+                for row in rows
+                if owned.intake.take_row(row.request_id) is Verdict.DELIVER
+            )
+        finally:
+            owned.reading_deferred = False

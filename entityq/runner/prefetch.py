@@ -1,0 +1,29 @@
+"""How many requests a runner has read and not yet answered: bounded, so that a backlog stays in Postgres."""
+
+import asyncio
+
+
+class Prefetch:
+    """Reading stops at `limit` and goes on at half of it: in pages, not in single rows."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self) -> None:
+        self._count += 1
+        if self._count >= self._limit:
+            self._room.clear()
+
+    def remove(self, count: int = 1) -> None:
+        self._count -= count
+        if self._count <= self._limit // 2:
+            self._room.set()
+
+    async def room(self) -> None:
+        await self._room.wait()

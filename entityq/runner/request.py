@@ -1,0 +1,19 @@
+"""A request on its way through a runner, from intake to its answer."""
+
+from dataclasses import dataclass
+
+from entityq.envelope import Envelope
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One decoded request. `seq` is 0 for a volatile one; `entry_id` is None when it came from the outbox."""
+
+    envelope: Envelope
+    shard_id: int
+    seq: int
+    entry_id: bytes | None
+
+    @property
+    def request_id(self) -> int:
+        return self.envelope.request_id

@@ -1,0 +1,101 @@
+"""One turn: from a decoded request to a reply, a state and the requests that it sends.
+
+    decode -> invoke -> encode
+
+Nothing here touches a server; what comes out is committed elsewhere, or never.
+"""
+
+import asyncio
+import contextvars
+import functools
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from entityq.codec import Limits
+from entityq.definition import Activation as Instance
+from entityq.definition import MessageDefinition
+from entityq.errors import EntityDefect, EntityQError, MalformedMessage
+from entityq.failure import Failure
+from entityq.replies import defect_reply, failure_reply, success_reply
+from entityq.reply import Reply
+from entityq.runner.request import Request
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLimits:
+    """Sizes (bytes) of what a turn reads and writes."""
+
+    payload: Limits
+    reply: Limits
+    state: Limits
+
+
+def handler_defect(request: Request, error: BaseException, limits: TurnLimits) -> Reply:
+    """The caller learns the type of the error, the operator's log has the rest."""
+    log.error(
+        "turn.defect request=%s entity=%s message=%s: %r",
+        request.request_id,
+        request.envelope.address,
+        request.envelope.message,
+        error,
+        exc_info=error,
+    )
+    envelope = request.envelope
+    text = f"{envelope.address} raised {type(error).__name__} while handling {envelope.message!r}"
+    return defect_reply(request.request_id, EntityDefect, f"{text}; its state is unchanged", limits.reply)
+
+
+def decode_arguments(
+    request: Request, message: MessageDefinition, limits: TurnLimits
+) -> dict[str, object] | Reply:
+    """The checked arguments, or the reply for a payload that does not fit."""
+    try:
+        return message.payload.decode(request.envelope.payload, limits.payload)
+    except EntityQError as error:
+        return defect_reply(request.request_id, MalformedMessage, error.what, limits.reply)
+
+
+async def invoke(
+    instance: Instance, message: MessageDefinition, arguments: Mapping[str, object], threads: Executor
+) -> object:
+    """Run the handler: on the loop when it is async, otherwise in a thread with the same context.
+
+    Raises what the handler raises.
+    """
+    if message.is_async:
+        return await message.handler(instance, **arguments)
+    call = functools.partial(message.handler, instance, **arguments)
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(threads, context.run, call)
+
+
+async def perform(
+    request: Request, instance: Instance, message: MessageDefinition, *, threads: Executor, limits: TurnLimits
+) -> Reply:
+    """The reply: success, failure or defect. Cancellation from outside goes through."""
+    arguments = decode_arguments(request, message, limits)
+    if isinstance(arguments, Reply):
+        return arguments
+    try:
+        value = await invoke(instance, message, arguments, threads)
+        return success_reply(request.request_id, value, message, limits.reply)
+    except Failure as failure:
+        return _failed(request, failure, limits)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return handler_defect(request, error, limits)
+    except Exception as error:  # noqa: BLE001 - whatever user code raises is a defect of this turn alone
+        return handler_defect(request, error, limits)
+
+
+def _failed(request: Request, failure: Failure, limits: TurnLimits) -> Reply:
+    try:
+        return failure_reply(request.request_id, failure, limits.reply)
+    except EntityQError as error:
+        return handler_defect(request, error, limits)

@@ -1,0 +1,161 @@
+"""The Sender of the code that runs in a turn: what it sends is part of the turn."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from entityq.address import Address
+from entityq.call import Call
+from entityq.context import TurnContext
+from entityq.errors import EntityQError, PrimaryKeyConflict
+from entityq.ports import Sender
+from entityq.postgres.outbox import NewRequest
+from entityq.receipt import Receipt
+from entityq.runner.request import Request
+from entityq.status import EntityStatus
+
+# The addresses that wait for this turn, oldest first, as "type/id" texts separated by a newline (which no
+# entity id can hold).
+CHAIN_HEADER = "entityq-chain"
+DEFAULT_ASK_TIMEOUT = 30.0
+
+
+class TurnSender:
+    """Sends are collected and commit with the turn; asks are committed at once, by the runner's client.
+
+    Args:
+        client: the runner's own client.
+        new_request: encodes a call into an outbox row.
+    """
+
+    def __init__(self, request: Request, client: Sender, new_request: Callable[[Call], NewRequest]) -> None:
+        self.sent: list[NewRequest] = []
+        self._request = request
+        self._client = client
+        self._new_request = new_request
+        self._loop = asyncio.get_running_loop()
+        self._asks = 0
+        self._ended = False
+
+    def context(self, epoch: int, version: int) -> TurnContext:
+        envelope = self._request.envelope
+        deadline = envelope.deadline_ms
+        return TurnContext(
+            request_id=envelope.request_id,
+            primary_key=envelope.primary_key,
+            headers=envelope.headers,
+            deadline=None if deadline is None else datetime.fromtimestamp(deadline / 1000, UTC),
+            fencing_token=(epoch, version),
+        )
+
+    def end(self) -> None:
+        """The handler has returned: nothing can be added to the turn any more."""
+        self._ended = True
+
+    # ----- Sender
+
+    async def send(self, call: Call) -> Receipt[Any]:
+        """Part of the turn's transaction; a volatile message leaves at once."""
+        self._require_running()
+        if not call.message.persisted:
+            return await self._client.send(call)
+        request = self._new_request(call)
+        known = self._same_key(request)
+        if known is None:
+            self.sent.append(request)
+        elif known.payload_hash != request.payload_hash:
+            raise PrimaryKeyConflict(
+                f"{call.address} was sent {call.message.name} with primary key {call.primary_key!r} and "
+                "another payload earlier in this turn",
+                request_id=known.request_id,
+            )
+        return self._receipt(known or request, duplicate=known is not None)
+
+    async def ask(self, call: Call) -> Any:
+        """Committed at once. A repeat of the turn joins the same ask, whatever its payload."""
+        self._require_running()
+        chain = self._chain()
+        if str(call.address) in chain:
+            raise EntityQError(
+                f"asking {call.address} would never end: it waits for this turn ({' -> '.join(chain)})",
+                advice="Use send, or call a plain method.",
+            )
+        self._asks += 1
+        headers = {**call.headers, CHAIN_HEADER: "\n".join(chain)}
+        timeout = DEFAULT_ASK_TIMEOUT if call.timeout is None else call.timeout
+        asked = replace(call, headers=headers, timeout=timeout)
+        if call.message.persisted and self._request.envelope.persisted and call.primary_key is None:
+            key = f"$turn:{self._request.request_id}:{self._asks}"
+            # The same hash whatever the payload: a handler may compute something else when it runs again.
+            asked = replace(asked, primary_key=key, payload_hash=bytes(32))
+        return await self._client.ask(asked)
+
+    async def status(self, address: Address) -> EntityStatus:
+        return await self._client.status(address)
+
+    def blocking(self) -> "BlockingTurnSender":
+        return BlockingTurnSender(self, self._loop)
+
+    # ----- helpers
+
+    def _require_running(self) -> None:
+        if self._ended:
+            raise EntityQError(
+                f"the turn of request {self._request.request_id} is over: nothing can be added to it",
+                advice="Await everything that a handler starts before it returns.",
+            )
+
+    def _same_key(self, request: NewRequest) -> NewRequest | None:
+        if request.key_digest is None:
+            return None
+        return next((sent for sent in self.sent if sent.key_digest == request.key_digest), None)
+
+    def _chain(self) -> list[str]:
+        envelope = self._request.envelope
+        inherited = envelope.headers.get(CHAIN_HEADER, "")
+        return [*(inherited.split("\n") if inherited else []), str(envelope.address)]
+
+    def _receipt(self, request: NewRequest, *, duplicate: bool) -> Receipt[Any]:
+        async def wait(_: float | None) -> NoReturn:
+            self._refuse_to_wait(request)
+
+        def block(_: float | None) -> NoReturn:
+            self._refuse_to_wait(request)
+
+        return Receipt(request.request_id, request.address, duplicate=duplicate, wait=wait, block=block)
+
+    def _refuse_to_wait(self, request: NewRequest) -> NoReturn:
+        raise EntityQError(
+            f"{request.address} gets this request when the turn commits: waiting for its reply in the same "
+            "turn would never end",
+            request_id=request.request_id,
+            advice="Ask (call the message) instead of sending it.",
+        )
+
+
+class BlockingTurnSender:
+    """The same for handlers that are plain functions: they run in a thread, the turn's loop does the work."""
+
+    def __init__(self, sender: TurnSender, loop: asyncio.AbstractEventLoop) -> None:
+        self._sender = sender
+        self._loop = loop
+
+    def send(self, call: Call) -> Receipt[Any]:
+        receipt: Receipt[Any] = self._run(lambda: self._sender.send(call))
+        return receipt
+
+    def ask(self, call: Call) -> Any:
+        return self._run(lambda: self._sender.ask(call))
+
+    def _run(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run_coroutine_threadsafe(_coroutine(work), self._loop).result()
+        raise EntityQError("this would block the event loop", advice="Use await, without .call or .delay.")
+
+
+async def _coroutine(work: Callable[[], Awaitable[Any]]) -> Any:
+    return await work()

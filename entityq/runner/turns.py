@@ -1,0 +1,225 @@
+"""The pipeline of a turn: activate, perform, commit, announce.
+
+What can be decided without a server is in `turn.py`; this module puts the steps in order.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+
+from psycopg import Error as PostgresError
+from psycopg_pool import PoolTimeout
+
+from entityq.context import Turn, current_turn
+from entityq.definition import FORGET, MessageDefinition
+from entityq.definition import Activation as Instance
+from entityq.errors import EntityDefect, EntityQError
+from entityq.postgres.backlog import Backlog
+from entityq.replies import defect_reply
+from entityq.reply import Outcome, Reply
+from entityq.runner.activation import Activation
+from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendConflict
+from entityq.runner.request import Request
+from entityq.runner.turn import TurnLimits, handler_defect, perform
+from entityq.runner.turn_sender import TurnSender
+
+log = logging.getLogger(__name__)
+
+PAUSE_AFTER_FAILURE = 0.2
+
+
+class TurnDropped(Exception):
+    """The turn was not applied: its activation is dropped, and the outbox decides what comes next."""
+
+
+class Turns:
+    """Runs the turns of one incarnation.
+
+    Args:
+        sender_of: the Sender for the code of one turn.
+        commit: submits to the committer and returns what became of the commit.
+        applied: called after a commit, with the outgoing requests that are to be published.
+        answer: called with the reply of a volatile request.
+        slots: bounds the turns at once.
+    """
+
+    def __init__(
+        self,
+        backlog: Backlog,
+        *,
+        sender_of: Callable[[Request], TurnSender],
+        commit: Callable[[Commit], Awaitable[Committed]],
+        applied: Callable[[Commit, Applied], None],
+        answer: Callable[[Request, Reply], None],
+        threads: Executor,
+        limits: TurnLimits,
+        slots: asyncio.Semaphore,
+    ) -> None:
+        self._backlog = backlog
+        self._sender_of = sender_of
+        self._commit = commit
+        self._applied = applied
+        self._answer = answer
+        self._threads = threads
+        self._limits = limits
+        self._slots = slots
+
+    async def take(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
+        """One turn, to its end. Raises TurnDropped when it was not applied."""
+        async with self._slots:
+            if not request.envelope.persisted:
+                await self._volatile(activation, request, message)
+            elif message.concurrent:
+                await self._concurrent(activation, request, message)
+            else:
+                await self._ordered(activation, request, message)
+
+    # ----- the three kinds of turns
+
+    async def _ordered(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
+        sender = self._sender_of(request)
+        reply = await self._run(activation, request, message, sender, self._activated(activation))
+        state = activation.state
+        if reply.outcome is Outcome.SUCCESS and activation.instance is not None:
+            try:
+                state = activation.definition.state.dump(activation.instance, self._limits.state)
+            except EntityQError as error:
+                reply = handler_defect(request, error, self._limits)
+        commit = self._new_commit(activation, request, reply, sender)
+        commit.version = None if activation.definition.stateless else activation.version
+        commit.forget = message.name == FORGET
+        if state != activation.state or (commit.version == 0 and reply.outcome is Outcome.SUCCESS):
+            commit.state = state
+        await self._finish(activation, commit)
+
+    async def _concurrent(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
+        sender = self._sender_of(request)
+        reply = await self._run(activation, request, message, sender, self._read_only(activation))
+        await self._finish(activation, self._new_commit(activation, request, reply, sender))
+
+    async def _volatile(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
+        sender = self._sender_of(request)
+        reply = await self._run(activation, request, message, sender, self._read_only(activation))
+        self._answer(request, reply)
+
+    # ----- activate
+
+    async def _activated(self, activation: Activation) -> Instance:
+        if activation.instance is not None:
+            return activation.instance
+        definition = activation.definition
+        if not definition.stateless and activation.version == 0:
+            await self._load(activation)
+        instance = definition.new_activation(activation.address.id, definition.state.load(activation.state))
+        await instance.on_activate()
+        activation.instance = instance
+        return instance
+
+    async def _load(self, activation: Activation) -> None:
+        while True:
+            try:
+                stored = await self._backlog.load_entity(activation.tenure.shard_id, activation.address)
+            except (PostgresError, PoolTimeout, OSError) as error:
+                log.warning("entity.load_failed entity=%s: %s", activation.address, error)
+                await asyncio.sleep(PAUSE_AFTER_FAILURE)
+            else:
+                activation.version, activation.state = stored.version, stored.state
+                return
+
+    async def _read_only(self, activation: Activation) -> Instance:
+        """A copy of the last committed state, with what the activation keeps in memory (`_` names)."""
+        live = await self._activated(activation)
+        definition = activation.definition
+        values = definition.state.load(activation.state)
+        copy = definition.new_activation(activation.address.id, values, read_only=True)
+        kept = {name: value for name, value in vars(live).items() if name not in definition.state.fields}
+        vars(copy).update({**kept, **{name: vars(copy)[name] for name in ("__role__", "__address__")}})
+        return copy
+
+    # ----- perform
+
+    async def _run(
+        self,
+        activation: Activation,
+        request: Request,
+        message: MessageDefinition,
+        sender: TurnSender,
+        instance: Awaitable[Instance],
+    ) -> Reply:
+        try:
+            ready = await instance
+        except Exception as error:  # noqa: BLE001 - a stored state that does not fit, or the user's on_activate
+            return handler_defect(request, error, self._limits)
+        token = current_turn.set(Turn(sender.context(activation.tenure.epoch, activation.version), sender))
+        try:
+            return await perform(request, ready, message, threads=self._threads, limits=self._limits)
+        finally:
+            sender.end()
+            current_turn.reset(token)
+
+    # ----- commit
+
+    def _new_commit(
+        self, activation: Activation, request: Request, reply: Reply, sender: TurnSender
+    ) -> Commit:
+        sends = sender.sent if reply.outcome is Outcome.SUCCESS else []
+        return Commit(activation.tenure, request, reply, reply.encode(), sends=sends)
+
+    async def _finish(self, activation: Activation, commit: Commit) -> None:
+        outcome = await self._committed(commit)
+        if not isinstance(outcome, Applied):
+            self._restore(activation)
+            reply = _refused(commit.request, outcome, self._limits)
+            if reply is None:
+                raise TurnDropped(f"{outcome}")
+            commit.reply, commit.encoded_reply = reply, reply.encode()
+            commit.state, commit.sends = None, []
+            outcome = await self._committed(commit)
+            if not isinstance(outcome, Applied):
+                raise TurnDropped(f"{outcome}")
+        self._remember(activation, commit)
+        self._applied(commit, outcome)
+
+    async def _committed(self, commit: Commit) -> Committed | PostgresError:
+        try:
+            return await self._commit(commit)
+        except PostgresError as error:
+            return error
+
+    def _remember(self, activation: Activation, commit: Commit) -> None:
+        """The activation is now what was committed."""
+        if commit.version is None:
+            return
+        if commit.forget:
+            activation.version, activation.state, activation.instance = 0, None, None
+            return
+        activation.version = commit.version + 1
+        if commit.state is not None:
+            activation.state = commit.state
+        if commit.reply.outcome is not Outcome.SUCCESS:
+            self._restore(activation)
+
+    def _restore(self, activation: Activation) -> None:
+        """A turn that raised, or was not committed, leaves the state as it was."""
+        if activation.instance is not None:
+            values = activation.definition.state.load(activation.state)
+            activation.definition.restore(activation.instance, values)
+
+
+def _refused(
+    request: Request, outcome: NotApplied | SendConflict | PostgresError, limits: TurnLimits
+) -> Reply | None:
+    """The reply to store instead, or None when the turn must be dropped."""
+    if isinstance(outcome, NotApplied):
+        return None
+    if isinstance(outcome, SendConflict):
+        what = (
+            f"the turn sends a request whose primary key is known, with another payload, as request "
+            f"{outcome.first_request_id}; nothing of the turn was applied"
+        )
+        log.error(
+            "turn.send_conflict request=%s entity=%s: %s", request.request_id, request.envelope.address, what
+        )
+        return defect_reply(request.request_id, EntityDefect, what, limits.reply)
+    return handler_defect(request, outcome, limits)
