@@ -1,4 +1,4 @@
-"""The session that makes a process a runner: number, membership and the locks of shards live and die with it."""
+"""The session that makes a process a runner: its number, membership and shard locks live and die with it."""
 
 import asyncio
 import logging

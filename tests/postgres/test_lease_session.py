@@ -12,8 +12,8 @@ from entityq.postgres.connect import connect
 from entityq.postgres.lease_session import RUNNER_NUMBERS, Claim, LeaseSession
 from entityq.postgres.membership import runner_class
 from entityq.postgres.pinned_connection import LeaseLost
-from tests.support.leases import SCHEMA, Cluster, open_cluster
-from tests.support.servers import Connection
+from tests.support.leases import Cluster, open_cluster
+from tests.support.servers import SCHEMA, Connection
 from tests.support.waiting import eventually
 
 SLEEP = b"SELECT pg_sleep(30)"

@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from entityq.postgres.connect import connect
-from entityq.postgres.membership import live_runners, runner_class, unsigned
-from tests.support.leases import SCHEMA, Cluster, open_cluster
+from entityq.postgres.membership import live_runners
+from tests.support.leases import Cluster, open_cluster
+from tests.support.servers import SCHEMA
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from entityq.postgres.connect import connect
 from entityq.postgres.facts import Facts, register_types
 from entityq.postgres.lease_session import Backend, Claim, LeaseSession
 from entityq.postgres.migrate import migrate
+from tests.support.servers import SCHEMA, SHARDS
 
-SCHEMA = "entityq"
 LEASE_TIME = 5.0
 
 
@@ -45,12 +45,11 @@ class Cluster:
 
 @asynccontextmanager
 async def open_cluster(
-    url: str, namespace: str, *, shards: int = 10, groups: Sequence[str] = ("default",)
+    url: str, namespace: str, *, shards: int = SHARDS, groups: Sequence[str] = ("default",)
 ) -> AsyncGenerator[Cluster]:
     """Each group has one type: `default` has `Account`, any other one the group's name."""
     connection = await connect(url, schema=SCHEMA)
     try:
-        connection.prepare_threshold = None
         await migrate(connection, schema=SCHEMA, namespace=namespace, shards=shards)
         types = {"Account" if group == "default" else group: group for group in groups}
         facts = await register_types(connection, namespace, types)

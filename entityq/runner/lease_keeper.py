@@ -1,0 +1,159 @@
+"""Keeps a runner's leases in step with the membership, for one life of its lease session."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from psycopg import Error
+
+from entityq.postgres.facts import Facts
+from entityq.postgres.lease_session import LeaseSession
+from entityq.postgres.membership import Member
+from entityq.postgres.pinned_connection import LeaseLost
+from entityq.redis.control import ControlChannel, ControlMessage
+from entityq.runner.lease_plan import owners, plan
+
+_log = logging.getLogger(__name__)
+
+# Seconds between looks at the membership and the locks when nobody says that something changed.
+POLL = 0.5
+
+# After these the assignment, or who holds a lock, can be another.
+_WAKING = frozenset({"joined", "left", "released"})
+
+
+class ShardOwner(Protocol):
+    """What does the work of the shards."""
+
+    def acquired(self, shard_id: int, epoch: int) -> None:
+        """The lease is ours now: catch up and serve."""
+        ...
+
+    async def release(self, shard_id: int) -> None:
+        """Returns when the shard's activations have ended and its turns are committed or dropped.
+
+        Cancelled after the termination time: then what still runs is to be abandoned.
+        """
+        ...
+
+    def lost(self, reason: str) -> None:
+        """Every lease is gone, now: nothing more may be committed. Called at most once."""
+        ...
+
+
+class LeaseKeeper:
+    """Acquires the shards that this runner should own, gives up the others, and notices when all are lost."""
+
+    def __init__(
+        self,
+        session: LeaseSession,
+        facts: Facts,
+        groups: Iterable[str],
+        owner: ShardOwner,
+        control: ControlChannel,
+        *,
+        termination_time: float,
+        poll: float = POLL,
+    ) -> None:
+        """`groups`: those of the session's claim. Times in seconds."""
+        self._session = session
+        self._groups = [facts.groups[name] for name in sorted(set(groups))]
+        self._owner = owner
+        self._control = control
+        self._termination_time = termination_time
+        self._poll = poll
+        self._nudged = asyncio.Event()
+        self._draining = False
+        self._drained = asyncio.Event()
+        self._leaving: dict[int, asyncio.Task[None]] = {}
+        self._members: tuple[Member, ...] = ()
+        self._assigned: dict[int, int] = {}
+
+    async def run(self) -> None:
+        """Returns when the session is lost (`owner.lost` was called) or, without that call, when drained."""
+        with self._control.listening(self._heard):
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    watch = tasks.create_task(self._watch(), name="entityq lease watch")
+                    with suppress(LeaseLost):  # the watch knows it, too, and tells the owner
+                        await self._tell("joined")
+                        await self._look_until_drained(tasks)
+                        watch.cancel()
+            except* LeaseLost:
+                _log.error("Runner %s lost its leases: %s", self._session.incarnation, self._session.reason)
+            finally:
+                self._drained.set()  # nobody is left who could hand over anything
+
+    async def drain(self) -> None:
+        """Leaves the membership, then gives up every shard as it becomes free; returns when none is left.
+
+        To be called while `run` runs. Returns early when the session is lost.
+        """
+        self._draining = True
+        with suppress(LeaseLost):
+            await self._session.drain()
+            await self._tell("left")
+        self._nudged.set()
+        await self._drained.wait()
+
+    async def _watch(self) -> None:
+        await self._session.lost.wait()
+        self._owner.lost(self._session.reason)
+        raise LeaseLost(self._session.reason)
+
+    async def _look_until_drained(self, tasks: asyncio.TaskGroup) -> None:
+        while not self._draining:
+            # Before looking: a nudge that comes while we look is about what we have not seen.
+            self._nudged.clear()
+            try:
+                await self._look(tasks)
+            except Error as error:
+                _log.warning("Could not look after the leases, trying again: %s", error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._poll):
+                    await self._nudged.wait()
+        self._give_up(tasks, [shard for shard in self._session.epochs if shard not in self._leaving])
+        if self._leaving:
+            await asyncio.wait(self._leaving.values())
+
+    async def _look(self, tasks: asyncio.TaskGroup) -> None:
+        held = await self._session.held()
+        members = await self._session.members()
+        if members != self._members:
+            self._members = members
+            self._assigned = owners(members, self._groups)
+        me = self._session.incarnation
+        if all(member.incarnation != me for member in members):
+            self._session.end("the runner's own row is gone")
+            raise LeaseLost(self._session.reason)
+        todo = plan(me, self._assigned, held, self._leaving.keys())
+        self._give_up(tasks, todo.give_up)
+        if todo.acquire and not self._draining:
+            acquired = await self._session.acquire(todo.acquire)
+            for shard_id, epoch in acquired.items():
+                self._owner.acquired(shard_id, epoch)
+
+    def _give_up(self, tasks: asyncio.TaskGroup, shard_ids: Sequence[int]) -> None:
+        for shard_id in shard_ids:
+            task = tasks.create_task(self._release(shard_id), name=f"entityq release of shard {shard_id}")
+            self._leaving[shard_id] = task
+
+    async def _release(self, shard_id: int) -> None:
+        try:
+            async with asyncio.timeout(self._termination_time):
+                await self._owner.release(shard_id)
+        except TimeoutError:
+            _log.warning("Abandoned what still ran in shard %s after %g s.", shard_id, self._termination_time)
+        with suppress(LeaseLost):
+            await self._session.release([shard_id])
+            await self._tell("released")
+        del self._leaving[shard_id]
+
+    async def _tell(self, kind: str) -> None:
+        await self._control.publish(ControlMessage(kind, {"incarnation": self._session.incarnation}))
+
+    def _heard(self, message: ControlMessage) -> None:
+        if message.kind in _WAKING and message.fields.get("incarnation") != self._session.incarnation:
+            self._nudged.set()

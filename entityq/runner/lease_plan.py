@@ -1,0 +1,41 @@
+"""What a runner should do about the leases: decided from plain values, without a loop or a server."""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+from entityq.postgres.facts import Group
+from entityq.postgres.membership import Member
+from entityq.runner.assignment import Candidate, assign
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Shard ids, ascending."""
+
+    acquire: Sequence[int] = ()
+    give_up: Sequence[int] = ()
+
+
+def owners(members: Iterable[Member], groups: Iterable[Group]) -> dict[int, int]:
+    """The incarnation that should own each shard; shards of a group that nobody serves are left out."""
+    staying = [member for member in members if not member.draining]
+    assigned: dict[int, int] = {}
+    for group in groups:
+        candidates = [
+            Candidate(member.incarnation, member.weight, member.known_types(group.name))
+            for member in staying
+            if group.name in member.groups
+        ]
+        assigned |= assign(range(group.first_shard, group.first_shard + group.shards), candidates)
+    return assigned
+
+
+def plan(me: int, assigned: Mapping[int, int], held: Set[int], leaving: Set[int]) -> Plan:
+    """`held`: shards whose lock this runner has, `leaving`: those of them that it is giving up already.
+
+    A shard that is assigned to nobody is kept, because nobody else would serve it.
+    """
+    return Plan(
+        acquire=sorted(shard for shard, owner in assigned.items() if owner == me and shard not in held),
+        give_up=sorted(shard for shard in held - leaving if assigned.get(shard, me) != me),
+    )
