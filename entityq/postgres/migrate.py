@@ -121,7 +121,7 @@ async def _apply(connection: Connection, schema: str, migration: Migration, wait
                 _refuse_changed(applied, migration)
                 return False
         # Without parameters: several statements at once, and % stands for itself.
-        await connection.execute(migration.sql, prepare=False)  # many statements
+        await connection.execute(migration.sql, prepare=False)
         await connection.execute(_RECORD, _row(migration))
         return True
 

@@ -1,0 +1,124 @@
+import os
+import shutil
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.sql import SQL, Identifier
+
+from entityq.errors import UnsafeConfiguration
+from entityq.postgres.connect import connect
+from entityq.postgres.facts import register_types
+from entityq.postgres.migrate import migrate
+from entityq.postgres.safety import check_rights, check_server, refuse_pooler, refuse_server
+from tests.support.waiting import eventually
+
+SCHEMA = "entityq"
+
+
+async def test_the_server_of_the_tests_is_good(postgres_url: str) -> None:
+    async with await connect(postgres_url, schema=SCHEMA) as connection:
+        await check_server(connection)
+
+
+async def test_p8_synchronous_commit_off_is_refused(empty_postgres_url: str) -> None:
+    name = Identifier(str(conninfo_to_dict(empty_postgres_url)["dbname"]))
+    with psycopg.connect(empty_postgres_url, autocommit=True) as owner:
+        owner.execute(SQL("ALTER DATABASE {} SET synchronous_commit = off").format(name))
+    async with await connect(empty_postgres_url, schema=SCHEMA) as connection:
+        with pytest.raises(UnsafeConfiguration, match=r"synchronous_commit is off.*Set it to on"):
+            await check_server(connection)
+
+
+async def test_p8_a_hot_standby_is_refused(standby_url: str) -> None:
+    async with await connect(standby_url, schema=SCHEMA) as connection:
+        with pytest.raises(UnsafeConfiguration, match=r"hot standby.*at the primary"):
+            await check_server(connection)
+
+
+def test_p8_an_old_server_is_refused() -> None:
+    # The package index has no older server: the decision, not the real thing.
+    refuse_server(version=14, in_recovery=False, synchronous_commit="on")
+    with pytest.raises(UnsafeConfiguration, match=r"PostgreSQL 13.*14 or later"):
+        refuse_server(version=13, in_recovery=False, synchronous_commit="on")
+
+
+async def test_p8_missing_rights_are_named_and_the_advice_helps(empty_postgres_url: str, reader: str) -> None:
+    role = Identifier(str(conninfo_to_dict(reader)["user"]))
+    async with await connect(empty_postgres_url, schema=SCHEMA) as connection:
+        await migrate(connection, schema=SCHEMA, namespace="bank", shards=3)
+        await check_rights(connection, SCHEMA)
+        await connection.execute(SQL("GRANT USAGE ON SCHEMA entityq TO {}").format(role))
+        await connection.execute(SQL("GRANT SELECT ON ALL TABLES IN SCHEMA entityq TO {}").format(role))
+    async with await connect(reader, schema=SCHEMA) as connection:
+        with pytest.raises(
+            UnsafeConfiguration, match=r"INSERT on outbox.*USAGE on outbox_seq.*GRANT"
+        ) as caught:
+            await check_rights(connection, SCHEMA)
+    assert "on migration" not in caught.value.what
+    with psycopg.connect(empty_postgres_url, autocommit=True) as owner:
+        for grant in caught.value.advice.removesuffix(" to it.").split(" and "):
+            owner.execute(SQL("{} TO {}").format(SQL(grant), role))
+    async with await connect(reader, schema=SCHEMA) as connection:
+        await check_rights(connection, SCHEMA)
+        assert (await register_types(connection, "bank", {"Account": "default"})).types == {
+            "Account": "default"
+        }
+
+
+async def test_a_direct_connection_passes(postgres_url: str) -> None:
+    await refuse_pooler(postgres_url, schema=SCHEMA, setting="lease_url")
+
+
+@contextmanager
+def pgbouncer(
+    url: str, directory: Path, *, mode: str, pool_size: int = 5, round_robin: int = 0
+) -> Generator[str]:
+    """A pooler in front of a server's Unix socket, on one of its own."""
+    server = conninfo_to_dict(url)
+    directory.chmod(0o777)
+    (directory / "users.txt").write_text('"postgres" ""\n')
+    (directory / "pgbouncer.ini").write_text(
+        f"[databases]\nbank = host={server['host']} port={server['port']} "
+        f"dbname={server['dbname']} user=postgres\n"
+        f"[pgbouncer]\nlisten_port = 6432\nunix_socket_dir = {directory}\nlisten_addr =\n"
+        f"auth_type = any\npool_mode = {mode}\ndefault_pool_size = {pool_size}\n"
+        f"server_round_robin = {round_robin}\nmin_pool_size = {pool_size if round_robin else 0}\n"
+    )
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    with subprocess.Popen(["pgbouncer", "-q", *user, str(directory / "pgbouncer.ini")]) as process:
+        try:
+            eventually((directory / ".s.PGSQL.6432").exists)
+            yield f"postgresql://postgres@/bank?host={directory}&port=6432&application_name=canary"
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+needs_pgbouncer = pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed")
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize(("pool_size", "round_robin"), [(5, 0), (1, 0), (2, 1), (3, 1)])
+async def test_p8_a_transaction_pooler_is_refused(
+    tcp_url: str, short_directory: Path, pool_size: int, round_robin: int
+) -> None:
+    with (
+        pgbouncer(
+            tcp_url, short_directory, mode="transaction", pool_size=pool_size, round_robin=round_robin
+        ) as url,
+        pytest.raises(
+            UnsafeConfiguration, match=r"transaction pooler at .* \(lease_url\).*server's own address"
+        ),
+    ):
+        await refuse_pooler(url, schema=SCHEMA, setting="lease_url")
+
+
+@needs_pgbouncer
+async def test_a_pooler_in_session_mode_passes(tcp_url: str, short_directory: Path) -> None:
+    with pgbouncer(tcp_url, short_directory, mode="session") as url:
+        await refuse_pooler(url, schema=SCHEMA, setting="lease_url")

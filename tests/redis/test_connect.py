@@ -1,0 +1,88 @@
+import asyncio
+import time
+import traceback
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from entityq.errors import UnsafeConfiguration
+from entityq.redis.connect import open_client, open_connection
+from tests.support.servers import PrivateServers
+
+CANARY = "s3cr3t-canary"
+
+
+async def test_values_come_back_as_bytes_whatever_the_url_says(redis_url: str) -> None:
+    async with open_client(f"{redis_url}?decode_responses=true&protocol=3&socket_timeout=0.001") as client:
+        await client.set("a", "b")
+        assert await client.get("a") == b"b"
+
+
+async def test_the_connections_are_named(redis_url: str) -> None:
+    async with open_client(redis_url, name="entityq:5") as client:
+        commands: Any = client
+        assert await commands.client_getname() in ("entityq:5", b"entityq:5")
+
+
+async def test_when_all_connections_are_in_use_a_command_waits(redis_url: str) -> None:
+    async with open_client(redis_url, size=2) as client:
+        await asyncio.gather(*(client.set(str(number), "x") for number in range(200)))
+        commands: Any = client
+        assert await commands.dbsize() == 200
+        assert len(await commands.client_list()) == 2
+
+
+async def test_nothing_is_retried() -> None:
+    accepted = 0
+
+    def close_at_once(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        writer.close()
+
+    async with await asyncio.start_server(close_at_once, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with open_client(f"redis://127.0.0.1:{port}") as client:
+            with pytest.raises(RedisConnectionError):
+                await client.get("a")
+    assert accepted == 1
+
+
+async def test_an_unreachable_server_is_an_error_at_once() -> None:
+    started = time.monotonic()
+    async with open_client(f"redis://:{CANARY}@127.0.0.1:1/0") as client:
+        with pytest.raises(RedisError) as caught:
+            await client.get("a")
+    assert time.monotonic() - started < 1
+    assert CANARY not in "".join(traceback.format_exception(caught.value)) + repr(client)
+
+
+async def test_a_connection_for_blocking_reads_has_no_timeout_of_its_own(redis_url: str) -> None:
+    connection: Any = open_connection(redis_url, name="entityq:6")
+    await connection.connect()
+    try:
+        await connection.send_command("BLPOP", "nothing", "0.05")
+        assert await connection.read_response() is None
+        assert connection.socket_timeout is None
+    finally:
+        await connection.disconnect()
+
+
+async def test_the_client_goes_on_after_the_server_was_killed(private_servers: PrivateServers) -> None:
+    async with open_client(private_servers.redis_url, size=1) as client:
+        await client.set("a", "1")
+        private_servers.valkey.kill()
+        with pytest.raises(RedisError):
+            await client.get("a")
+        private_servers.valkey.start()
+        await client.set("a", "2")
+        assert await client.get("a") == b"2"
+
+
+@pytest.mark.parametrize("bad", [f"redis://:{CANARY}@host:port/0", f"redis://h/0?socket_timeout={CANARY}"])
+def test_a_url_that_cannot_be_read_is_refused_without_its_password(bad: str) -> None:
+    with pytest.raises(UnsafeConfiguration, match="is not a Redis URL") as caught:
+        open_connection(bad)
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
