@@ -7,14 +7,14 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, cast
 
-from entityq.codec import Limits, pack
+from entityq.codec import Limits, pack_any_size
 from entityq.errors import MalformedMessage
 
 # Frozen: the first byte of what is hashed. Another form gets another number, so that it equals no older one.
 VERSION = b"\x01"
 
-# Arguments were within the limits when they were encoded; the canonical form is hardly longer.
-_LIMITS = Limits(max_bytes=1 << 30, max_depth=1_000, max_containers=1 << 30)
+# Arguments are held to the limits where they are encoded.
+_LIMITS = Limits(max_depth=500, max_containers=1 << 30)
 
 
 def payload_hash(arguments: Mapping[str, object], defaults: Mapping[str, object]) -> bytes:
@@ -38,7 +38,7 @@ def payload_hash(arguments: Mapping[str, object], defaults: Mapping[str, object]
 
 
 def _packed(value: object) -> bytes:
-    return pack(value, _LIMITS, "The payload")
+    return pack_any_size(value, _LIMITS, "The payload")
 
 
 def _canonical(value: object) -> object:

@@ -31,7 +31,6 @@ MAX_RECORD_MAP = 64
 _MICROSECOND = timedelta(microseconds=1)
 _ATOMS = frozenset({str, int, bool, type(None), bytes})
 _TIMESTAMP_AS_DATETIME = 3
-_ANY_SIZE = 1 << 62
 _SHORT_ARRAY = 0x90
 # MemoryError: a length that the bytes only claim. TypeError: an unhashable key or element.
 _REFUSALS = (ValueError, TypeError, OverflowError, RecursionError, MemoryError, InvalidOperation)
@@ -52,12 +51,17 @@ def pack(value: object, limits: Limits, what: str) -> bytes:
     Raises MalformedMessage for a value that cannot be written (its type, NaN, an infinity, an int of more
     than 64 bits, text with lone surrogates, too deep, too many containers), PayloadTooLarge over `max_bytes`.
     """
-    try:
-        packed = packb(value if _is_flat(value) else _Packing(limits).plain(value, 0))
-    except _REFUSALS as error:
-        raise MalformedMessage(f"{what} cannot be encoded: {_reason(error)}") from None
+    packed = pack_any_size(value, limits, what)
     check_size(packed, limits.max_bytes, what)
     return packed
+
+
+def pack_any_size(value: object, limits: Limits, what: str) -> bytes:
+    """As `pack`, for bytes that are compared or hashed, and not kept."""
+    try:
+        return packb(value if _is_flat(value) else _Packing(limits).plain(value, 0))
+    except _REFUSALS as error:
+        raise MalformedMessage(f"{what} cannot be encoded: {_reason(error)}") from None
 
 
 def unpack(data: bytes, limits: Limits, what: str) -> Any:
@@ -72,11 +76,6 @@ def unpack(data: bytes, limits: Limits, what: str) -> Any:
     except _REFUSALS as error:
         raise MalformedMessage(f"{what} cannot be decoded: {_reason(error)}") from None
     return value
-
-
-def check(value: object, limits: Limits, what: str) -> None:
-    """Refuses what `pack` refuses, but for the size. Raises MalformedMessage."""
-    pack(value, Limits(_ANY_SIZE, limits.max_depth, limits.max_containers), what)
 
 
 def unpack_record(data: bytes, max_bytes: int, what: str) -> list[Any]:

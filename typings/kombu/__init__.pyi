@@ -1,0 +1,1 @@
+# kombu's own annotations are incomplete: see the modules of this folder.
