@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -46,17 +47,15 @@ def keep(place: Place) -> int | None:
     private(place.sockets, user, owned=True)
     postgres = PostgresServer(place.postgres, place.sockets, user)
     valkey = ValkeyServer(place.valkey, place.sockets)
-    try:
+    with ExitStack() as ending, suppress(SystemExit):
+        ending.callback(postgres.stop)
+        ending.callback(valkey.stop)
+        ending.callback(place.ready.unlink, missing_ok=True)
         valkey.start()
         postgres.start()
         _announce(place, postgres, valkey)
         return wait_exclusive(place.users)
-    except SystemExit:
-        return None
-    finally:
-        place.ready.unlink(missing_ok=True)
-        valkey.stop()
-        postgres.stop()
+    return None
 
 
 def _announce(place: Place, postgres: PostgresServer, valkey: ValkeyServer) -> None:

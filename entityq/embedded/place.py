@@ -8,8 +8,6 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from entityq.errors import UnsafeConfiguration
 
 SERVICE_USER = "entityq"
@@ -90,7 +88,8 @@ def default_directory() -> Path:
         return Path(configured).expanduser()
     if os.geteuid() == 0:
         return Path("/var/lib/entityq")
-    return platformdirs.user_data_path("entityq", appauthor=False)
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "entityq"
 
 
 def service_user() -> ServiceUser | None:

@@ -14,9 +14,11 @@ def test_the_directory_of_the_environment_wins(monkeypatch: pytest.MonkeyPatch, 
 def test_a_users_own_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("ENTITYQ_EMBEDDED_DIR", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert default_directory() == tmp_path / "entityq"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_directory() == tmp_path / ".local" / "share" / "entityq"
 
 
 def test_roots_directory_is_not_below_its_home(monkeypatch: pytest.MonkeyPatch) -> None:
