@@ -62,7 +62,7 @@ def count(minimum: int = 1, maximum: int | None = None) -> Kind:
             raise ValueError(f"must be a whole number, {bounds}")
         return number
 
-    return Kind(f"number, {bounds}", parse, lambda value: f"{value:,}")
+    return Kind(f"number, {bounds}", parse, lambda value: f"{value:_}")
 
 
 def factor() -> Kind:

@@ -1,5 +1,7 @@
 import logging
 import pickle
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
@@ -54,6 +56,7 @@ def test_every_default_fits_its_own_kind() -> None:
     for setting in declared_settings():
         if setting.default not in (None, "", ()):
             assert setting.kind.parse(setting.default) == setting.default
+            assert setting.kind.parse(setting.kind.show(setting.default)) == setting.default
 
 
 def test_arguments_win_over_variables_over_pyproject_over_defaults(load: Load) -> None:
@@ -204,3 +207,13 @@ def test_settings_survive_pickling_for_child_processes(load: Load) -> None:
 
 def test_variable() -> None:
     assert variable("lease_time") == "ENTITYQ_LEASE_TIME"
+
+
+def test_the_documentation_is_up_to_date() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    written = subprocess.run(
+        [sys.executable, docs / "configuration.py"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert (docs / "configuration.md").read_text() == written.stdout, (
+        "run: python docs/configuration.py > docs/configuration.md"
+    )

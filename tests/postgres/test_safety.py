@@ -62,7 +62,7 @@ async def test_p8_missing_rights_are_named_and_the_advice_helps(empty_postgres_u
     assert "on migration" not in caught.value.what
     with psycopg.connect(empty_postgres_url, autocommit=True) as owner:
         for grant in caught.value.advice.removesuffix(" to it.").split(" and "):
-            owner.execute(SQL("{} TO {}").format(SQL(grant), role))
+            owner.execute(f"{grant} TO {role.as_string(None)}".encode())
     async with await connect(reader, schema=SCHEMA) as connection:
         await check_rights(connection, SCHEMA)
         assert (await register_types(connection, "bank", {"Account": "default"})).types == {
