@@ -81,8 +81,8 @@ class Serializer:
     def encode(self, value: object, what: str) -> bytes:
         """The written value; `what` names it in errors.
 
-        Raises MalformedMessage for what `codec.pack` refuses and for a value that the serializer would change,
-        PayloadTooLarge for more than the limit, before or after the compression.
+        Raises MalformedMessage for what `codec.pack` refuses and for a value that the serializer would
+        change, and PayloadTooLarge above the limit, before or after the compression.
         """
         if self.content_type == DEFAULT:
             return pack(value, self._limits, what)
