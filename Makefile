@@ -60,11 +60,12 @@ pytest: install
 bench: install
 	$(BIN)/python -m benchmarks
 
-# Pins what a fresh environment gets today.
+# Pins what a fresh environment gets today. async-timeout is needed by Python 3.11.0 to 3.11.2 only.
 constraints:
 	rm -rf build/constraints
 	$(PYTHON) -m venv build/constraints
 	build/constraints/bin/pip install --quiet '.[dev]'
+	build/constraints/bin/pip install --quiet async-timeout
 	build/constraints/bin/pip freeze --exclude entityq | sort -f > constraints.txt
 	rm -rf build/constraints
 
