@@ -53,14 +53,12 @@ def define_entity(cls: type[object], options: EntityOptions) -> EntityDefinition
         raise TypeError(f"@app.entity is for subclasses of entityq.Entity: {cls!r} is not one")
     if "__definition__" in vars(cls):
         raise TypeError(f"{cls.__name__} is already an entity type, {cls.__definition__.type}")
-    type_name = _require_name(cls.__name__ if options.type is None else options.type, "entity type")
+    type_name = _require_name(cls.__name__ if options.type is None else options.type, "an entity type")
     _require_limits(type_name, options)
     attributes = _attributes(cls)
     _require_own_names(cls, attributes)
     state = _state_schema(cls, attributes)
-    for name in state.fields:
-        setattr(cls, name, Field(name, state.default(name)))
-    return EntityDefinition(
+    definition = EntityDefinition(
         type=type_name,
         cls=cls,
         state=state,
@@ -70,13 +68,16 @@ def define_entity(cls: type[object], options: EntityOptions) -> EntityDefinition
         max_idle=options.max_idle,
         concurrency=options.concurrency,
     )
+    for name in state.fields:
+        setattr(cls, name, Field(name, state.default(name)))
+    return definition
 
 
 def define_task(function: Callable[..., Any], options: TaskOptions) -> EntityDefinition:
     """A stateless entity type with the one message "run". Raises TypeError."""
     if not inspect.isfunction(function):
         raise TypeError(f"@app.task is for functions: {function!r} is not one")
-    name = _require_name(function.__name__ if options.name is None else options.name, "task")
+    name = _require_name(function.__name__ if options.name is None else options.name, "a task")
     run = MessageOptions(options.primary_key, options.persisted, timeout=options.timeout)
     message = _message_definition(name, TASK_MESSAGE, function, run, method=False)
     return EntityDefinition(
@@ -130,7 +131,7 @@ def _messages(type_name: str, attributes: Mapping[str, object]) -> Mapping[str, 
     for attribute, message in _declared_messages(attributes):
         if message.name.startswith("$"):
             raise TypeError(f"{type_name}.{attribute}: names that begin with $ are for system messages")
-        _require_name(message.name, f"message of {type_name}")
+        _require_name(message.name, f"a message of {type_name}")
         if message.name in messages:
             raise TypeError(f"{type_name} has two messages of the name {message.name}")
         messages[message.name] = _message_definition(
@@ -204,7 +205,7 @@ def _require_primary_key(
 
 def _require_name(name: str, what: str) -> str:
     if not _NAME.fullmatch(name):
-        raise TypeError(f"{name!r} cannot be the name of an {what}: use letters, digits, _, - and .")
+        raise TypeError(f"{name!r} cannot be the name of {what}: use letters, digits, _, - and .")
     return name
 
 
