@@ -14,7 +14,7 @@ from math import isfinite
 from typing import Any, cast
 from uuid import UUID
 
-from msgpack import ExtType, Packer, packb, unpackb
+from msgpack import ExtType, Packer, StackError, packb, unpackb
 
 from entityq.errors import MalformedMessage, PayloadTooLarge
 
@@ -323,6 +323,6 @@ def _too_many(limits: Limits) -> str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
+    if isinstance(error, RecursionError | StackError):
         return "it is too deep, or contains itself"
     return str(error) or type(error).__name__

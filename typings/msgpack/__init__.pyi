@@ -2,6 +2,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+class StackError(ValueError): ...
+
 class ExtType(NamedTuple):
     code: int
     data: bytes
