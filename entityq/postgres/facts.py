@@ -7,6 +7,7 @@ from uuid import UUID
 
 from psycopg.errors import UndefinedTable
 
+from entityq.address import Shard
 from entityq.errors import UnsafeConfiguration
 from entityq.postgres.connect import Connection
 from entityq.postgres.queries import load
@@ -41,6 +42,13 @@ class Facts:
     default_shards: int
     groups: Mapping[str, Group]
     types: Mapping[str, str]
+
+    def shard(self, shard_id: int) -> Shard:
+        """The shard of an id in the outbox. Raises KeyError for an id of no group."""
+        for group in self.groups.values():
+            if group.first_shard <= shard_id < group.first_shard + group.shards:
+                return Shard(group.name, shard_id - group.first_shard)
+        raise KeyError(shard_id)
 
 
 async def ensure_cluster(connection: Connection, namespace: str, shards: int) -> None:

@@ -24,6 +24,10 @@ class Keys:
         """Where replies are published for one client object."""
         return self._key(f"reply:{client}")
 
+    def wake_stream(self, incarnation: int) -> bytes:
+        """An entry here ends the blocking read of one runner."""
+        return self._key(f"wake:{incarnation}")
+
     def control_channel(self) -> bytes:
         """Where runners and operators tell each other what changed."""
         return self._key("control")

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from entityq.address import Address
-from entityq.batching import Batcher
+from entityq.batching import Batcher, BatcherClosed
 from entityq.codec import Limits
 from entityq.definition import EntityDefinition, MessageDefinition
 from entityq.envelope import Envelope
@@ -32,6 +32,7 @@ from entityq.runner.dispatcher import Dispatcher
 from entityq.runner.feeder import Feeder
 from entityq.runner.intake import ShardIntake
 from entityq.runner.lease_keeper import LeaseKeeper
+from entityq.runner.listener import Listener
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.passivation import Passivation
 from entityq.runner.prefetch import Prefetch
@@ -132,6 +133,9 @@ class Life:
             redis_up=self._reader.connected,
             interval=settings.sweep_interval,
         )
+        self._listener = Listener(
+            resources.lease_url, settings.schema, settings.namespace, self.shards.by_id
+        )
         self._keeper = LeaseKeeper(
             session,
             resources.facts,
@@ -173,6 +177,7 @@ class Life:
                 self.start(self._announcer.run(), "announcer")
                 self.start(self._feeder.run(), "feeder")
                 self.start(self._sweeper.run(), "sweeper")
+                self.start(self._listener.run(), "listener")
                 self.start(self._passivation.run(), "passivation")
                 self.start(self._keeper.run(), "lease keeper")
                 await self._over.wait()
@@ -230,7 +235,7 @@ class Life:
                 "turn.dropped request=%s entity=%s: %s", request.request_id, activation.address, dropped
             )
             self._drop(activation, request)
-        except LeaseLost:
+        except (LeaseLost, BatcherClosed):
             log.info("turn.lease_lost request=%s entity=%s", request.request_id, activation.address)
         finally:
             self._prefetch.remove()
@@ -248,7 +253,7 @@ class Life:
     # ----- turns
 
     def _new_sender(self, request: Request) -> TurnSender:
-        return TurnSender(request, self._resources.client, self._resources.new_request)
+        return TurnSender(request, self._resources.client, self._new_request)
 
     async def _commit(self, commit: Commit) -> Committed:
         return await self._commits.submit(commit, commit.size)

@@ -28,6 +28,7 @@ class Resources:
     keys: Keys
     redis: Redis
     redis_url: str
+    lease_url: str
     backlog: Backlog
     definitions: Mapping[str, EntityDefinition]
     client: Sender

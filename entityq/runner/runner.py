@@ -26,13 +26,11 @@ class Runner:
     Args:
         name: what people call it; not unique.
         groups: the shard groups that it serves.
-        lease_url: a direct connection to Postgres.
     """
 
-    def __init__(self, name: str, groups: Sequence[str], lease_url: str, resources: Resources) -> None:
+    def __init__(self, name: str, groups: Sequence[str], resources: Resources) -> None:
         self._name = name
         self._groups = groups
-        self._lease_url = lease_url
         self._resources = resources
         self._stopping = asyncio.Event()
         self._life: Life | None = None
@@ -77,7 +75,7 @@ class Runner:
             weight=resources.settings.weight,
         )
         return await LeaseSession.open(
-            self._lease_url,
+            resources.lease_url,
             schema=resources.settings.schema,
             facts=resources.facts,
             claim=claim,
