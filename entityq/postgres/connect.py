@@ -112,7 +112,7 @@ async def connect(
 
     Raises PersistenceError when the server cannot be reached or refuses the login.
     """
-    connection = await _open(url, application_name, deadline)
+    connection = await open_unconfigured(url, application_name, deadline)
     return await _configure(connection, session_settings(schema), deadline)
 
 
@@ -129,11 +129,11 @@ async def connect_lease(
     `optional` settings are left out where the server refuses one. Raises PersistenceError as `connect` does.
     """
     settings = {**session_settings(schema), **_LEASE_SETTINGS}
-    connection = await _open(url, application_name, deadline)
+    connection = await open_unconfigured(url, application_name, deadline)
     try:
         return await _configure(connection, {**settings, **optional}, deadline)
     except (InvalidParameterValue, CantChangeRuntimeParam, InsufficientPrivilege):
-        connection = await _open(url, application_name, deadline)
+        connection = await open_unconfigured(url, application_name, deadline)
         return await _configure(connection, settings, deadline)
 
 
@@ -177,7 +177,10 @@ async def open_pool(
         await pool.close(timeout=deadline)
 
 
-async def _open(url: str, application_name: str, deadline: float) -> Connection:
+async def open_unconfigured(
+    url: str, application_name: str = "entityq", deadline: float = CONNECT_DEADLINE
+) -> Connection:
+    """A connection with the settings of its role. Raises PersistenceError as `connect` does."""
     parameters = connection_parameters(url, application_name)
     try:
         async with asyncio.timeout(deadline):

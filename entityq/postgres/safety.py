@@ -2,7 +2,7 @@
 
 from entityq.config import masked_url
 from entityq.errors import UnsafeConfiguration
-from entityq.postgres.connect import Connection, connect, fetch_value
+from entityq.postgres.connect import Connection, fetch_value, open_unconfigured
 from entityq.postgres.queries import load
 
 _SQL = load("safety.sql")
@@ -50,27 +50,24 @@ async def check_rights(connection: Connection, schema: str) -> None:
         )
 
 
-async def refuse_pooler(url: str, *, schema: str, setting: str, attempts: int = 3) -> None:
+async def refuse_pooler(url: str, *, setting: str, attempts: int = 3) -> None:
     """Raises UnsafeConfiguration for a transaction pooler: locks and settings would be somebody else's.
 
-    `setting` is the setting that the URL came from. A pooler in session mode passes: there, a client
-    has a server session of its own.
+    To be asked first: other connections would leave their settings in the pooler's sessions. `setting` is
+    the one that the URL came from. A pooler in session mode passes: there, a client has a session of its own.
     """
-    first = await connect(url, schema=schema)
+    first = await open_unconfigured(url)
     try:
         pid = await fetch_value(first, _OWN_PID)
         for _ in range(attempts):
-            second = await connect(url, schema=schema)
+            second = await open_unconfigured(url)
             try:
                 other = await fetch_value(second, _OWN_PID)
             finally:
                 await second.close()
             # Twice: one that gives its sessions out in turn could come back to the same one by parity.
-            if (
-                other == pid
-                or await fetch_value(first, _OWN_PID) != pid
-                or await fetch_value(first, _OWN_PID) != pid
-            ):
+            again = {await fetch_value(first, _OWN_PID), await fetch_value(first, _OWN_PID)}
+            if other == pid or again != {pid}:
                 raise UnsafeConfiguration(
                     f"There is a transaction pooler at {masked_url(url)} ({setting}): "
                     "two connections share one session of Postgres.",

@@ -1,8 +1,9 @@
 """How entityq opens Redis (or Valkey) connections.
 
 Nothing is retried here and nothing waits for long: Redis only makes things faster, and the caller, who has a
-deadline and a fallback, decides. redis-py's own defaults are ten retries with delays, a pool that raises when
-all of its connections are in use, and a read timeout that is shorter than a blocking read.
+deadline and a fallback, decides. The defaults of redis-py's client are ten retries with delays (none with a
+pool that is given to it), a pool that raises when all of its connections are in use, and a read timeout that
+can be shorter than a blocking read.
 """
 
 from collections.abc import AsyncGenerator
@@ -11,8 +12,6 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, Connection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from entityq.config import masked_url
 from entityq.errors import UnsafeConfiguration
@@ -57,7 +56,6 @@ def _parameters(url: str, name: str, read_timeout: float | None) -> dict[str, An
         "socket_connect_timeout": CONNECT_DEADLINE,
         "socket_timeout": read_timeout,
         "socket_keepalive": True,
-        "retry": Retry(NoBackoff(), 0),
         "decode_responses": False,
         # Without HELLO and CLIENT SETINFO a new connection costs no extra round trip, and no push message can
         # come between a command and its reply. Replies by pub/sub have a connection of their own in both.

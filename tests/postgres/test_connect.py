@@ -34,6 +34,8 @@ async def test_a_session_has_our_settings_whatever_the_role_says(postgres_url: s
             owner.execute(f'ALTER DATABASE "{name}" SET {default}'.encode())
     connection = await connect(postgres_url, schema="entityq", application_name="entityq:7")
     async with connection:
+        assert await setting(connection, "default_transaction_read_only") == "off"
+        assert await setting(connection, "lock_timeout") == "100ms"
         for key, value in session_settings("entityq").items():
             shown = await setting(connection, key)
             assert str(shown).lower() == value.lower()
