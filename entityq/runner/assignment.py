@@ -59,9 +59,11 @@ def assign(shards: Sequence[int], candidates: Sequence[Candidate]) -> dict[int, 
 def _quotas(count: int, candidates: Sequence[Candidate], knowing: Sequence[bool]) -> list[int]:
     total = sum(candidate.weight for candidate in candidates)
     mixed = not all(knowing)
+    rooms = [ROOM_FOR_KNOWING if mixed and knows else ROOM for knows in knowing]
+    # Rounded first: 1.1 * 100 / 10 is a little above 11.
     return [
-        math.ceil((ROOM_FOR_KNOWING if mixed and knows else ROOM) * count * candidate.weight / total)
-        for candidate, knows in zip(candidates, knowing, strict=True)
+        math.ceil(round(room * count * candidate.weight / total, 6))
+        for candidate, room in zip(candidates, rooms, strict=True)
     ]
 
 

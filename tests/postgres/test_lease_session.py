@@ -14,7 +14,6 @@ from entityq.postgres.membership import runner_class
 from entityq.postgres.pinned_connection import LeaseLost
 from tests.support.leases import Cluster, open_cluster
 from tests.support.servers import SCHEMA, Connection
-from tests.support.waiting import eventually
 
 SLEEP = b"SELECT pg_sleep(30)"
 
@@ -110,19 +109,6 @@ async def test_a_killed_backend_is_noticed_while_idle(cluster: Cluster, server: 
         await a.execute(b"SELECT 1")
 
 
-async def test_a_backend_killed_during_a_statement_is_noticed(cluster: Cluster, server: Connection) -> None:
-    session = await cluster.session()
-    statement = asyncio.create_task(session.execute(SLEEP))
-    running = (
-        "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND query LIKE '%%pg_sleep%%' AND state = 'active'"
-    )
-    await asyncio.to_thread(eventually, lambda: server.execute(running, [session.backend.pid]).fetchone())
-    server.execute("SELECT pg_terminate_backend(%s, 2000)", [session.backend.pid])
-    with pytest.raises(LeaseLost):
-        await asyncio.wait_for(statement, 2)
-    assert session.lost.is_set()
-
-
 async def test_a_statement_beyond_its_deadline_ends_the_session(cluster: Cluster, server: Connection) -> None:
     """STO-21, STO-22: nothing waits for the server, and the next session needs nothing of the old one."""
     session = await cluster.session(lease_time=0.3)
@@ -139,14 +125,6 @@ async def test_a_statement_beyond_its_deadline_ends_the_session(cluster: Cluster
     assert backend_is_gone(server, session)
 
 
-async def test_one_statement_at_a_time(cluster: Cluster) -> None:
-    """STO-21: what waits behind a statement that hangs is never sent."""
-    session = await cluster.session(lease_time=0.3)
-    waiting = [asyncio.create_task(session.execute(SLEEP)) for _ in range(3)]
-    results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 0.8)
-    assert all(isinstance(result, LeaseLost) for result in results)
-
-
 async def test_a_cancelled_statement_ends_the_session_at_once(cluster: Cluster, server: Connection) -> None:
     session = await cluster.session()
     await session.acquire([1])
@@ -160,18 +138,6 @@ async def test_a_cancelled_statement_ends_the_session_at_once(cluster: Cluster, 
     following = await cluster.session(ghost=session.backend)
     assert backend_is_gone(server, session)
     assert await following.acquire([1]) == {1: 2}
-
-
-async def test_a_statement_cancelled_before_its_turn_is_never_sent(cluster: Cluster) -> None:
-    session = await cluster.session()
-    first = asyncio.create_task(session.execute(b"SELECT pg_sleep(0.2)"))
-    await asyncio.sleep(0)
-    second = asyncio.create_task(session.execute(b"SELECT pg_sleep(30)"))
-    await asyncio.sleep(0)
-    second.cancel()
-    await first
-    assert await session.execute(b"SELECT 1") == [(1,)]
-    assert not session.lost.is_set()
 
 
 async def test_data_errors_pass_and_leave_the_session(cluster: Cluster) -> None:

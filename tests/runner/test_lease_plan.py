@@ -1,0 +1,67 @@
+"""What to acquire and what to give up, decided without servers."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entityq.postgres.facts import Group
+from entityq.postgres.membership import Member
+from entityq.runner.lease_plan import Plan, owners, plan
+
+DEFAULT = Group("default", 1, 10, 0)
+MAIL = Group("mail", 2, 10, 10)
+
+
+def member(incarnation: int, *groups: str, draining: bool = False) -> Member:
+    return Member(
+        incarnation=incarnation,
+        number=incarnation,
+        name="runner",
+        pid=incarnation,
+        groups=frozenset(groups),
+        types=frozenset(),
+        weight=1.0,
+        draining=draining,
+        groups_of_types=(),
+    )
+
+
+def test_shards_go_to_runners_that_serve_their_group() -> None:
+    assigned = owners([member(1, "default"), member(2, "default", "mail")], [DEFAULT, MAIL])
+    assert set(assigned) == set(range(20))
+    assert {assigned[shard] for shard in range(10)} == {1, 2}
+    assert {assigned[shard] for shard in range(10, 20)} == {2}
+
+
+def test_a_draining_runner_is_given_nothing() -> None:
+    assert set(owners([member(1, "default", draining=True), member(2, "default")], [DEFAULT]).values()) == {2}
+
+
+def test_shards_of_a_group_that_nobody_serves_are_assigned_to_nobody_and_kept() -> None:
+    assigned = owners([member(1, "default", draining=True), member(2, "mail")], [DEFAULT, MAIL])
+    assert set(assigned) == set(range(10, 20))
+    assert plan(1, assigned, held=set(range(10)), leaving=set()) == Plan([], [])
+
+
+def test_what_is_held_is_not_acquired_again_and_what_leaves_is_not_given_up_again() -> None:
+    assigned = {1: 7, 2: 7, 3: 8, 4: 8, 5: 7}
+    assert plan(7, assigned, held={1, 3, 4}, leaving={4}) == Plan(acquire=[2, 5], give_up=[3])
+
+
+def test_a_shard_that_comes_back_while_it_leaves_is_acquired_only_after_it_has_left() -> None:
+    assert plan(7, {1: 7}, held={1}, leaving={1}) == Plan([], [])
+    assert plan(7, {1: 7}, held=set(), leaving=set()) == Plan(acquire=[1], give_up=[])
+
+
+@given(
+    st.dictionaries(st.integers(0, 30), st.integers(1, 4)),
+    st.sets(st.integers(0, 30)),
+    st.sets(st.integers(0, 30)),
+)
+def test_plans_meet_the_assignment(assigned: dict[int, int], held: set[int], leaving: set[int]) -> None:
+    todo = plan(1, assigned, held, leaving & held)
+    after = (held | set(todo.acquire)) - set(todo.give_up) - (leaving & held)
+    mine = {shard for shard, owner in assigned.items() if owner == 1}
+    unserved = held - assigned.keys()
+    assert after == (mine | unserved) - (leaving & held)
+    assert set(todo.acquire).isdisjoint(held)
+    assert set(todo.give_up) <= held - leaving
