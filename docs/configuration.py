@@ -15,7 +15,7 @@ Every setting can be given in three places; the first that has it wins:
 2. an environment variable: `ENTITYQ_LEASE_TIME=2s`; one that is set to nothing counts as not set;
 3. `lease_time = "2s"` under `[tool.entityq]` in the nearest `pyproject.toml`, from the working directory up.
 
-The result is checked once, when the app is made. A name that is no setting is refused, and so is a variable
+The result is checked once, when it is first needed. A name that is no setting is refused, and so is a variable
 that begins with `ENTITYQ_` and is neither a setting nor an option of the command line.
 
 Durations are seconds, or have a unit: `250ms`, `5s`, `2m`, `1h`. Sizes are bytes, or have a unit: `64KiB`,

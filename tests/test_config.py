@@ -1,5 +1,6 @@
 import logging
 import pickle
+import re
 import subprocess
 import sys
 import traceback
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entityq.config import Servers, Settings, declared_settings, masked_url, variable
+from entityq.config import COMMAND_VARIABLES, Servers, Settings, declared_settings, masked_url, variable
 from entityq.errors import UnsafeConfiguration
 
 CANARY = "s3cr3t-canary"
@@ -123,6 +124,13 @@ def test_the_apps_name_must_be_a_namespace(load: Load) -> None:
 
 def test_variables_of_command_line_options_are_no_mistakes(load: Load) -> None:
     load({}, {"ENTITYQ_PROCESSES": "2", "ENTITYQ_LOG_FORMAT": "json"})
+
+
+def test_the_variable_of_every_command_line_option_is_known() -> None:
+    sources = (Path(__file__).parents[1] / "cli" / "entityq_cli").glob("*.py")
+    found = {name for source in sources for name in re.findall(r'variable="(\w+)"', source.read_text())}
+    assert found
+    assert found <= {*COMMAND_VARIABLES, *(setting.name.upper() for setting in declared_settings())}
 
 
 def test_settings_are_frozen(load: Load) -> None:

@@ -6,7 +6,8 @@ from entityq.postgres.connect import Connection, fetch_value, open_unconfigured
 from entityq.postgres.queries import load
 
 _SQL = load("safety.sql")
-_DESCRIBE_SERVER, _MISSING_RIGHTS, _OWN_PID = _SQL["describe_server"], _SQL["missing_rights"], _SQL["own_pid"]
+_DESCRIBE_SERVER, _DESCRIBE_DATABASE = _SQL["describe_server"], _SQL["describe_database"]
+_MISSING_RIGHTS, _OWN_PID = _SQL["missing_rights"], _SQL["own_pid"]
 
 OLDEST_SERVER = 14
 
@@ -47,6 +48,15 @@ async def check_rights(connection: Connection, schema: str) -> None:
             f"The role of entityq lacks rights in schema {schema}: {', '.join(missing)}.",
             advice=f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} and "
             f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} to it.",
+        )
+
+
+async def check_same_database(connection: Connection, lease: Connection) -> None:
+    """Raises UnsafeConfiguration where lease_url leads to another database than postgres_url."""
+    if await fetch_value(connection, _DESCRIBE_DATABASE) != await fetch_value(lease, _DESCRIBE_DATABASE):
+        raise UnsafeConfiguration(
+            "lease_url and postgres_url lead to different databases.",
+            advice="ENTITYQ_LEASE_URL is another way to the same database, without a pooler.",
         )
 
 

@@ -17,5 +17,9 @@ FROM ours, unnest(ARRAY['USAGE', 'SELECT']) AS privilege
 WHERE relkind = 'S' AND NOT has_sequence_privilege(oid, privilege)
 ORDER BY 1
 
+-- name: describe_database
+-- Two servers do not start in the same microsecond.
+SELECT oid::text || ' ' || pg_postmaster_start_time()::text FROM pg_database WHERE datname = current_database()
+
 -- name: own_pid
 SELECT pg_backend_pid()

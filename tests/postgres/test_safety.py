@@ -14,7 +14,13 @@ from entityq.errors import UnsafeConfiguration
 from entityq.postgres.connect import connect
 from entityq.postgres.facts import register_types
 from entityq.postgres.migrate import migrate
-from entityq.postgres.safety import check_rights, check_server, refuse_pooler, refuse_server
+from entityq.postgres.safety import (
+    check_rights,
+    check_same_database,
+    check_server,
+    refuse_pooler,
+    refuse_server,
+)
 from tests.support.waiting import eventually
 
 SCHEMA = "entityq"
@@ -68,6 +74,17 @@ async def test_p8_missing_rights_are_named_and_the_advice_helps(empty_postgres_u
         assert (await register_types(connection, "bank", {"Account": "default"})).types == {
             "Account": "default"
         }
+
+
+async def test_p8_leases_in_another_database_are_refused(postgres_url: str, empty_postgres_url: str) -> None:
+    async with (
+        await connect(postgres_url, schema=SCHEMA) as connection,
+        await connect(postgres_url, schema=SCHEMA) as same,
+        await connect(empty_postgres_url, schema=SCHEMA) as other,
+    ):
+        await check_same_database(connection, same)
+        with pytest.raises(UnsafeConfiguration, match="lead to different databases"):
+            await check_same_database(connection, other)
 
 
 async def test_a_direct_connection_passes(postgres_url: str) -> None:
