@@ -4,6 +4,7 @@ from typing import Any
 
 class SerializerRegistry:
     name_to_type: dict[str, str]
+    type_to_name: dict[str, str]
     def register(
         self,
         name: str,
