@@ -11,6 +11,7 @@ from entityq.definition import EntityDefinition
 from entityq.entity import Entity
 from entityq.ports import Sender
 from entityq.registration import EntityOptions, TaskOptions, define_entity, define_task
+from entityq.serializer import Serializer
 from entityq.snowflake import Snowflakes, client_machine
 from entityq.task import Task, TaskDecorator
 
@@ -39,9 +40,9 @@ class EntityQ:
         return MappingProxyType(self._definitions)
 
     @property
-    def limits(self) -> Limits:
-        """Of payloads."""
-        return self._limits
+    def serializer(self) -> Serializer:
+        """Of payloads. Raises UnsafeConfiguration at first use."""
+        return self._serializer
 
     def new_id(self) -> int:
         """A new request id: unique in the cluster, roughly in the order of time."""
@@ -52,8 +53,9 @@ class EntityQ:
         raise NotImplementedError
 
     @cached_property
-    def _limits(self) -> Limits:
-        return Limits(max_bytes=self.settings.max_payload)
+    def _serializer(self) -> Serializer:
+        settings = self.settings
+        return Serializer(settings.serializer, frozenset(settings.accept), Limits(settings.max_payload))
 
     @cached_property
     def _snowflakes(self) -> Snowflakes:

@@ -6,9 +6,9 @@ from hashlib import blake2b
 from uuid import UUID
 
 from entityq.address import Address
-from entityq.codec import Limits
 from entityq.definition import EntityDefinition, MessageDefinition
 from entityq.errors import MalformedMessage
+from entityq.serializer import Serializer
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +43,25 @@ def new_call(
     args: Sequence[object],
     kwargs: Mapping[str, object],
     options: CallOptions,
-    limits: Limits,
+    serializer: Serializer,
 ) -> Call:
     """`locate` gives the address, by the primary key if it has no other (see `task_address`).
 
     Raises MalformedMessage when arguments or options do not fit the message, PayloadTooLarge.
     """
     arguments = message.payload.bind(args, kwargs)
+    plain = message.payload.plain(arguments)
     key = _primary_key(entity, message, arguments, options)
     return Call(
         entity=entity,
         message=message,
         address=locate(key),
-        payload=message.payload.encode(arguments, limits),
-        payload_hash=message.payload.hash(arguments),
+        payload=serializer.encode(plain, message.payload.what),
+        payload_hash=message.payload.hash(plain),
         primary_key=key,
         timeout=message.timeout if options.timeout is None else options.timeout,
         headers=options.headers,
+        content_type=serializer.content_type,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import cached_property, partial
 from typing import Any, ClassVar, dataclass_transform
 
-from entityq.codec import Limits
+from entityq.codec import Limits, unpack
 from entityq.errors import MalformedMessage
 from entityq.schema import Record, public_annotations
 
@@ -43,7 +43,7 @@ class FailureSchema:
     def decode(self, data: bytes, limits: Limits) -> "Failure":
         """Raises MalformedMessage. Does not call __init__, which a subclass may have changed."""
         failure = self._cls.__new__(self._cls)
-        vars(failure).update(self._record.decode(data, limits))
+        vars(failure).update(self._record.read(unpack(data, limits, self._record.what)))
         return failure
 
 

@@ -84,5 +84,5 @@ class BoundMessage(Generic[P, R]):
             args=args,
             kwargs=kwargs,
             options=self._options,
-            limits=self._home.limits,
+            serializer=self._home.serializer,
         )

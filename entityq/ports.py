@@ -4,8 +4,8 @@ from typing import Any, Protocol
 
 from entityq.address import Address
 from entityq.call import Call
-from entityq.codec import Limits
 from entityq.receipt import Receipt
+from entityq.serializer import Serializer
 from entityq.status import EntityStatus
 
 
@@ -37,7 +37,7 @@ class Home(Protocol):
     """Where an entity type or a task belongs: the app, or a test client."""
 
     @property
-    def limits(self) -> Limits:
+    def serializer(self) -> Serializer:
         """Of payloads."""
         ...
 

@@ -68,7 +68,7 @@ def _failure(reply: Reply, message: MessageDefinition, limits: Limits) -> Failur
 
 
 def _error(reply: Reply, message: MessageDefinition, limits: Limits) -> EntityQError:
-    text = str(_DEFECT.decode(reply.value, limits)["message"])
+    text = str(_DEFECT.read(unpack(reply.value, limits, _DEFECT.what))["message"])
     cls = Interrupted if reply.outcome is Outcome.INTERRUPTED else _ANSWERS.get(reply.type, EntityDefect)
     accepted = Accepted.YES if message.persisted else Accepted.NO
     return cls(text, accepted=accepted, request_id=reply.request_id)

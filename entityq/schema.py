@@ -81,9 +81,9 @@ class Record:
     def encode(self, checked: Mapping[str, object], limits: Limits) -> bytes:
         return pack(self.plain(checked), limits, self.what)
 
-    def decode(self, data: bytes, limits: Limits) -> dict[str, object]:
+    def read(self, plain: object) -> dict[str, object]:
         """Checked and converted, defaults filled in. Raises MalformedMessage, also for an unknown name."""
-        return self.fill(self.check(unpack_map(data, limits, self.what)))
+        return self.fill(self.check(as_map(plain, self.what)))
 
 
 class PayloadSchema:
@@ -94,6 +94,11 @@ class PayloadSchema:
         self._positional = signature.positional
         self._record = Record(signature.parameters, signature.defaults, f"payload of {what}")
         self._plain_defaults = self._record.plain(self._record.defaults)
+
+    @property
+    def what(self) -> str:
+        """What errors call it."""
+        return self._record.what
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -113,17 +118,21 @@ class PayloadSchema:
         given.update(kwargs)
         return self._record.check(given)
 
-    def encode(self, arguments: Mapping[str, object], limits: Limits) -> bytes:
-        """What the caller gave: arguments that were left out stay out, whoever runs it fills them in."""
-        return self._record.encode(arguments, limits)
+    def plain(self, arguments: Mapping[str, object]) -> dict[str, object]:
+        """What a serializer can write; what was left out stays out, whoever runs the message fills it in."""
+        return self._record.plain(arguments)
+
+    def read(self, plain: object) -> dict[str, object]:
+        """Checked and converted, defaults filled in. Raises MalformedMessage, also for an unknown name."""
+        return self._record.read(plain)
 
     def decode(self, data: bytes, limits: Limits) -> dict[str, object]:
-        """Checked and converted, defaults filled in. Raises MalformedMessage, also for an unknown name."""
-        return self._record.decode(data, limits)
+        """The same, of a payload in msgpack."""
+        return self.read(unpack(data, limits, self.what))
 
-    def hash(self, arguments: Mapping[str, object]) -> bytes:
+    def hash(self, plain: Mapping[str, object]) -> bytes:
         """Equal for calls that mean the same: arguments equal to their default are left out."""
-        return payload_hash(self._record.plain(arguments), self._plain_defaults)
+        return payload_hash(plain, self._plain_defaults)
 
 
 class ValueSchema:
@@ -173,7 +182,7 @@ class StateSchema:
         """
         if data is None:
             return self.new()
-        stored = unpack_map(data, _STORED_STATE, self._record.what)
+        stored = as_map(unpack(data, _STORED_STATE, self._record.what), self._record.what)
         unread = {name: stored.pop(name) for name in tuple(stored) if name not in self._record.names}
         values = self._record.fill(self._record.check(stored))
         if unread:
@@ -238,8 +247,7 @@ def _problems(error: ValidationError) -> str:
     return "; ".join(shown) + (f"; and {more} more" if more else "")
 
 
-def unpack_map(data: bytes, limits: Limits, what: str) -> dict[str, object]:
-    value: object = unpack(data, limits, what)
+def as_map(value: object, what: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise MalformedMessage(f"{what}: a map was expected, got {type(value).__name__}")
     return cast("dict[str, object]", value)

@@ -267,6 +267,18 @@ async def test_options_are_of_one_call_and_add_up(in_place: InPlace) -> None:
     ]
 
 
+async def test_a_payload_is_written_as_the_settings_say() -> None:
+    other = InPlaceApp(serializer="json+gzip")
+    await new_handle(Account, "acct-1", other).note.send("aa" * 500)
+    (call,) = other.in_place.calls
+    assert call.content_type == "json+gzip"
+    assert len(call.payload) < 100
+    plain = other.serializer.decode(call.payload, call.content_type, "payload")
+    assert call.message.payload.read(plain) == {"text": "aa" * 500}
+    await Account.at("acct-1").note.send("aa" * 500)
+    assert app.in_place.calls[0].payload_hash == call.payload_hash
+
+
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
 def test_a_timeout_must_be_above_zero(seconds: float) -> None:
     with pytest.raises(MalformedMessage, match="timeout must be above 0 seconds"):

@@ -102,8 +102,8 @@ async def finished(work: Callable[[], Awaitable[Any]]) -> Any:
 class InPlaceApp(EntityQ):
     """With `in_place` instead of a client."""
 
-    def __init__(self, name: str = "bank") -> None:
-        super().__init__(name)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__("bank", **settings)
         self.in_place = InPlace()
 
     def sender(self) -> Sender:
