@@ -14,7 +14,7 @@ export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-SOURCES := entityq cli tests $(wildcard examples benchmarks)
+SOURCES := entityq cli tests $(wildcard docs examples benchmarks)
 
 .PHONY: install demo test lint format types imports pytest bench constraints clean help
 

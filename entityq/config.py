@@ -81,6 +81,11 @@ class Settings:
         flag(),
         "Start a Postgres and a Valkey, in a per-user directory, when no URLs are given. To try it out.",
     )
+    embedded_dir: str | None = declared(
+        None,
+        text(r"[/~].*", "an absolute path"),
+        "The directory of the embedded servers. Default: the user's data directory, root's /var/lib/entityq.",
+    )
     namespace: str = declared(
         "",
         text(_IDENTIFIER, _NAMED),

@@ -79,13 +79,10 @@ class Place:
 
 
 def default_directory() -> Path:
-    """`ENTITYQ_EMBEDDED_DIR`, else the user's data directory.
+    """In the user's data directory.
 
     Root's own lies below a home that PostgreSQL's system user cannot enter, so root gets /var/lib/entityq.
     """
-    configured = os.environ.get("ENTITYQ_EMBEDDED_DIR")
-    if configured:
-        return Path(configured).expanduser()
     if os.geteuid() == 0:
         return Path("/var/lib/entityq")
     data = os.environ.get("XDG_DATA_HOME")

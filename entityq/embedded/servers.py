@@ -53,7 +53,7 @@ class Embedded:
 def start(directory: Path | None = None) -> Embedded:
     """The user's embedded servers, started where they do not run yet. Blocks for about a second at most.
 
-    `directory`: default `ENTITYQ_EMBEDDED_DIR`, else the user's data directory.
+    `directory`: the setting `embedded_dir`; default: the user's data directory.
     Raises UnsafeConfiguration where they cannot be started.
     """
     path = (directory or default_directory()).expanduser().absolute()

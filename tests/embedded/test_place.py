@@ -6,13 +6,7 @@ import pytest
 from entityq.embedded.place import Place, ServiceUser, default_directory, may_enter
 
 
-def test_the_directory_of_the_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ENTITYQ_EMBEDDED_DIR", str(tmp_path))
-    assert default_directory() == tmp_path
-
-
 def test_a_users_own_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("ENTITYQ_EMBEDDED_DIR", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert default_directory() == tmp_path / "entityq"
@@ -22,7 +16,6 @@ def test_a_users_own_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_roots_directory_is_not_below_its_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ENTITYQ_EMBEDDED_DIR", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert default_directory() == Path("/var/lib/entityq")
 
