@@ -73,7 +73,7 @@ class Entity:
         return f"<{self.__address__} {self.__role__.value}>"
 
     def __setattr__(self, name: str, value: object) -> None:
-        if not name.startswith("_"):
+        if not (self.__role__ is Role.ACTIVATION and name in self.__definition__.state.fields):
             self._require_assignable(name)
         super().__setattr__(name, value)
 
@@ -83,20 +83,18 @@ class Entity:
         super().__delattr__(name)
 
     def _require_assignable(self, name: str) -> None:
-        declared = inspect.getattr_static(type(self), name, None)
-        if not isinstance(declared, Field):
-            if hasattr(declared, "__set__"):
-                return
+        if name.startswith("_") or hasattr(inspect.getattr_static(type(self), name, None), "__set__"):
+            return
+        if name not in self.__definition__.state.fields:
             raise AttributeError(
                 f"{type(self).__name__} has no durable field {name}: annotate it in the class, "
                 "or begin its name with _ if it need not be saved"
             )
         if self.__role__ is Role.HANDLE:
             raise AttributeError(f"{self!r} is not the entity: only its own messages can change {name}")
-        if self.__role__ is Role.READ_ONLY:
-            raise AttributeError(
-                f"{self!r} cannot change {name}: only a persisted message that is not concurrent may"
-            )
+        raise AttributeError(
+            f"{self!r} cannot change {name}: only a persisted message that is not concurrent may"
+        )
 
 
 class Field:

@@ -171,11 +171,11 @@ def _without_activation(function: Callable[..., Any], *, is_async: bool) -> Call
     """Handlers are called with an activation; a task's function does not want it."""
 
     @wraps(function)
-    async def run_async(activation: object, **arguments: object) -> object:
+    async def run_async(activation: object, /, **arguments: object) -> object:
         return await function(**arguments)
 
     @wraps(function)
-    def run(activation: object, **arguments: object) -> object:
+    def run(activation: object, /, **arguments: object) -> object:
         return function(**arguments)
 
     return run_async if is_async else run

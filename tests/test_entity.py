@@ -19,7 +19,7 @@ from entityq import (
     message,
 )
 from entityq.address import Address
-from entityq.codec import Limits
+from entityq.codec import Limits, pack, unpack
 from entityq.context import Turn, current_turn
 from entityq.definition import FORGET, EntityDefinition
 from entityq.entity import Message, new_handle
@@ -419,6 +419,15 @@ def test_an_activation_takes_its_values_and_can_be_restored() -> None:
     assert found.values_of(entity) == {"balance": 6, "notes": ["a", "b"]}
     assert found.state.dump(entity, LIMITS) == before
     assert entity._cached == 3, "not durable: it lives as long as the activation"
+
+
+def test_restoring_forgets_what_newer_code_had_saved() -> None:
+    found = definition()
+    stored = pack({"balance": 5, "opened": 2026}, LIMITS, "state")
+    entity = found.new_activation("acct-1", found.state.load(stored))
+    assert "opened" in unpack(found.state.dump(entity, LIMITS), LIMITS, "state")
+    found.restore(entity, found.state.new())
+    assert unpack(found.state.dump(entity, LIMITS), LIMITS, "state") == {"notes": [], "balance": 0}
 
 
 def test_what_is_not_durable_must_look_like_it() -> None:

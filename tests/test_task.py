@@ -31,6 +31,11 @@ async def halve(number: int) -> int:
     return number // 2
 
 
+@app.task
+def names(self: int, activation: int, function: int, arguments: int) -> list[int]:
+    return [self, activation, function, arguments]
+
+
 @pytest.fixture(autouse=True)
 def in_place() -> InPlace:
     app.in_place = InPlace()
@@ -61,6 +66,10 @@ async def test_an_async_task_and_its_failure() -> None:
     with pytest.raises(Odd) as failure:
         await halve.ask(3)
     assert failure.value.number == 3
+
+
+async def test_parameters_may_have_any_name() -> None:
+    assert await names.ask(1, activation=2, function=3, arguments=4) == [1, 2, 3, 4]
 
 
 def test_a_task_is_a_stateless_entity_type() -> None:
