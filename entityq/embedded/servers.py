@@ -50,13 +50,13 @@ class Embedded:
         self.close()
 
 
-def start(directory: Path | None = None) -> Embedded:
+def start(directory: Path | str | None = None) -> Embedded:
     """The user's embedded servers, started where they do not run yet. Blocks for about a second at most.
 
     `directory`: the setting `embedded_dir`; default: the user's data directory.
     Raises UnsafeConfiguration where they cannot be started.
     """
-    path = (directory or default_directory()).expanduser().absolute()
+    path = Path(directory or default_directory()).expanduser().absolute()
     embedded = _start(path, temporary=False)
     _log.info("Using embedded PostgreSQL and Valkey in %s.", embedded.directory)
     return embedded
