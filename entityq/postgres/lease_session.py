@@ -190,12 +190,14 @@ class LeaseSession:
 
     async def close(self) -> None:
         """Leaves the cluster. Whatever is still held is free a moment later."""
-        if not self.lost.is_set():
-            try:
-                await self.execute(_QUERIES["remove_runner"], {"incarnation": self.incarnation})
-            except (LeaseLost, Error) as error:
-                _log.warning("Runner %s left without removing its row: %s", self.incarnation, error)
-        self.end("closed")
+        if self.lost.is_set():
+            return
+        try:
+            await self.execute(_QUERIES["remove_runner"], {"incarnation": self.incarnation})
+        except (LeaseLost, Error) as error:
+            _log.warning("Runner %s left without removing its row: %s", self.incarnation, error)
+        finally:
+            self.end("closed")
 
     def end(self, reason: str) -> None:
         """Gives up the session and every lease at once, without waiting for the server."""

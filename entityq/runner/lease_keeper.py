@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 POLL = 0.5
 
 # After these the assignment, or who holds a lock, can be another.
-_WAKING = frozenset({"joined", "left", "released"})
+_WAKING = frozenset({"joined", "released"})
 
 
 class ShardOwner(Protocol):
@@ -93,8 +93,7 @@ class LeaseKeeper:
         """
         self._draining = True
         with suppress(LeaseLost):
-            await self._session.drain()
-            await self._tell("left")
+            await self._session.drain()  # the others see it when they hear of the first shard released
         self._nudged.set()
         await self._drained.wait()
 

@@ -10,8 +10,9 @@ import pytest
 from entityq.errors import PersistenceError, UnsafeConfiguration
 from entityq.postgres.connect import connect
 from entityq.postgres.lease_session import RUNNER_NUMBERS, Claim, LeaseSession
-from entityq.postgres.membership import runner_class
+from entityq.postgres.membership import runner_class, unsigned
 from entityq.postgres.pinned_connection import LeaseLost
+from entityq.postgres.queries import load
 from tests.support.leases import Cluster, open_cluster
 from tests.support.servers import SCHEMA, Connection
 
@@ -223,6 +224,28 @@ async def test_rows_of_dead_runners_are_removed_by_the_next_one(cluster: Cluster
     following = await cluster.session()
     rows = await following.execute(b"SELECT incarnation FROM runner ORDER BY incarnation")
     assert rows == [(alive.incarnation,), (following.incarnation,)]
+
+
+async def test_a_row_with_our_own_number_is_a_dead_ones(cluster: Cluster, namespace: str) -> None:
+    """Even with our pid: pids are used again."""
+    session = await cluster.session()
+    following = session.incarnation + 1
+    await session.execute(
+        load("leases.sql")["join_cluster"],
+        {
+            "unsigned_class": unsigned(runner_class(SCHEMA, namespace)),
+            "incarnation": following,
+            "namespace": namespace,
+            "number": session.number,
+            "name": "the next life",
+            "pid": session.backend.pid,
+            "backend_start": session.backend.started,
+            "groups": [],
+            "types": [],
+            "weight": 1.0,
+        },
+    )
+    assert await session.execute(b"SELECT incarnation FROM runner") == [(following,)]
 
 
 async def test_without_a_free_number_the_start_is_refused(cluster: Cluster, namespace: str) -> None:
