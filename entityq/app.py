@@ -1,16 +1,23 @@
 """The composition root: registry, configuration, and the one place that knows concrete implementations."""
 
-from collections.abc import Callable, Coroutine, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from entityq.address import Address
+from entityq.client.client import Client
+from entityq.client.clients import Clients
 from entityq.codec import Limits
-from entityq.config import Settings
+from entityq.config import Servers, Settings
 from entityq.definition import EntityDefinition
+from entityq.embedded import start
 from entityq.entity import Entity
-from entityq.ports import Sender
 from entityq.registration import EntityOptions, TaskOptions, define_entity, define_task
+from entityq.runner.opening import open_runner
+from entityq.runner.runner import Runner
 from entityq.serializer import Serializer
 from entityq.snowflake import Snowflakes, client_machine
 from entityq.task import Task, TaskDecorator
@@ -28,6 +35,9 @@ class EntityQ:
         self._given_settings = settings
         self._overrides = overrides
         self._definitions: dict[str, EntityDefinition] = {}
+        self._runner: Runner | None = None
+        # Embedded servers that clients of this process use; they stop when its last user has ended.
+        self._servers = ExitStack()
 
     @cached_property
     def settings(self) -> Settings:
@@ -48,9 +58,88 @@ class EntityQ:
         """A new request id: unique in the cluster, roughly in the order of time."""
         return self._snowflakes.new()
 
-    def sender(self) -> Sender:
-        """The client, used outside of turns."""
-        raise NotImplementedError
+    # ----- servers, clients and runners
+
+    def sender(self) -> Clients:
+        """The client, used outside of turns; it connects at its first use."""
+        return self._clients
+
+    @asynccontextmanager
+    async def open_client(self) -> AsyncGenerator[Client, None]:
+        """A client of its own, connected. Raises UnsafeConfiguration, PersistenceError."""
+        client = await self._open_client()
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    @asynccontextmanager
+    async def open_runner(self, *, name: str, groups: Sequence[str] = ()) -> AsyncGenerator[Runner, None]:
+        """A runner that is ready to `run` in this process; `groups` empty: the settings' or all.
+
+        Raises UnsafeConfiguration for what could lose or double work, and PersistenceError or
+        redis.exceptions.RedisError when a server cannot be reached.
+        """
+        settings = self.settings
+        with self.start_servers() as servers:
+            async with (
+                self.open_client() as client,
+                open_runner(
+                    settings,
+                    servers,
+                    self.definitions,
+                    client,
+                    self.serializer,
+                    name=name,
+                    groups=groups or settings.groups,
+                ) as runner,
+            ):
+                self._runner = runner
+                try:
+                    yield runner
+                finally:
+                    self._runner = None
+
+    async def is_local(self, entity_type: type[Entity], entity_id: str) -> bool:
+        """Whether a runner in this process holds the entity's shard, so that a call need not leave it."""
+        runner = self._runner
+        return runner is not None and runner.holds(Address(entity_type.__definition__.type, entity_id))
+
+    @contextmanager
+    def start_servers(self) -> Generator[Servers]:
+        """The configured servers; embedded ones where the settings ask for them, for as long as the context.
+
+        Raises UnsafeConfiguration without servers.
+        """
+        configured = self.settings.servers()
+        if configured is not None:
+            yield configured
+            return
+        with start(self.settings.embedded_dir) as embedded:
+            yield Servers(embedded.postgres_url, embedded.postgres_url, embedded.redis_url)
+
+    async def __aenter__(self) -> Self:
+        """Optional: connections are opened at their first use. `async with app` closes them at its end."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the running loop's client; the next use opens another one."""
+        await self._clients.close()
+
+    def close_blocking(self) -> None:
+        """Close the client of sync code; the next use opens another one. The interpreter's exit does it too."""
+        self._clients.close_blocking()
+
+    @cached_property
+    def _clients(self) -> Clients:
+        return Clients(self._open_client, lambda: self.settings)
+
+    async def _open_client(self) -> Client:
+        servers = await asyncio.to_thread(self._servers.enter_context, self.start_servers())
+        return await Client.open(self.settings, servers, self.definitions)
 
     @cached_property
     def _serializer(self) -> Serializer:

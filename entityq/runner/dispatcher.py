@@ -109,7 +109,7 @@ class Dispatcher:
     # ----- rows of the outbox
 
     def row(self, owned: OwnedShard, row: Row) -> bool:
-        """A row that the intake let through. Returns whether it is admitted, or need not be asked for again."""
+        """A row that the intake let through. Returns whether it is admitted, or can stay where it is."""
         try:
             envelope = decode_envelope(row.envelope, self._limits)
         except UnknownFormat as error:

@@ -6,8 +6,11 @@ is lost the whole life ends, and the runner starts another one that has nothing 
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
+
+from psycopg import Error as PostgresError
+from psycopg_pool import PoolTimeout
 
 from entityq.address import Address
 from entityq.batching import Batcher, BatcherClosed
@@ -20,6 +23,7 @@ from entityq.postgres.lease_session import LeaseSession
 from entityq.postgres.pinned_connection import LeaseLost
 from entityq.redis.connect import open_connection
 from entityq.redis.consumer import StreamGroups, StreamReader
+from entityq.redis.publisher import Publisher
 from entityq.replies import defect_reply
 from entityq.reply import Reply
 from entityq.runner.activation import Activation
@@ -45,6 +49,7 @@ from entityq.runner.sweeper import Sweeper
 from entityq.runner.turn import TurnLimits
 from entityq.runner.turn_sender import TurnSender
 from entityq.runner.turns import TurnDropped, Turns
+from entityq.snowflake import Snowflakes
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +70,11 @@ class Life:
         self.reason = ""
         self._session = session
         self._resources = resources
+        # A session's number is leased, so its ids meet nobody else's.
+        self._snowflakes = Snowflakes(session.number)
         self._tasks = asyncio.TaskGroup()
         self._over = asyncio.Event()
-        self._limits = TurnLimits(
-            Limits(settings.max_payload), Limits(settings.max_reply), Limits(settings.max_state)
-        )
+        self._limits = TurnLimits(Limits(settings.max_reply), Limits(settings.max_state))
         self.residents = Residents(settings.max_resident)
         self._deferrals = Deferrals()
         self._prefetch = Prefetch(settings.prefetch)
@@ -102,6 +107,7 @@ class Life:
             applied=self._applied,
             answer=self._answer,
             threads=resources.threads,
+            serializer=resources.serializer,
             limits=self._limits,
             slots=asyncio.Semaphore(settings.max_turns),
         )
@@ -133,9 +139,7 @@ class Life:
             redis_up=self._reader.connected,
             interval=settings.sweep_interval,
         )
-        self._listener = Listener(
-            resources.lease_url, settings.schema, settings.namespace, self.shards.by_id
-        )
+        self._listener = Listener(resources.lease_url, settings.schema, settings.namespace, self.shards.by_id)
         self._keeper = LeaseKeeper(
             session,
             resources.facts,
@@ -253,7 +257,7 @@ class Life:
     # ----- turns
 
     def _new_sender(self, request: Request) -> TurnSender:
-        return TurnSender(request, self._resources.client, self._new_request)
+        return TurnSender(request, self._resources.client)
 
     async def _commit(self, commit: Commit) -> Committed:
         return await self._commits.submit(commit, commit.size)
@@ -315,14 +319,31 @@ class Life:
     # ----- shards
 
     def _new_shard(self, tenure: Tenure) -> OwnedShard:
-        shard = self._resources.facts.shard(tenure.shard_id)
-        return OwnedShard(
-            shard,
-            tenure,
-            self._resources.keys.stream(shard),
-            ShardIntake(),
-            self._resources.new_publisher(),
+        resources = self._resources
+        shard = resources.facts.shard(tenure.shard_id)
+        publisher = Publisher(
+            resources.streams,
+            resources.breaker,
+            stream_of=self._stream_of,
+            sender=self._snowflakes.new(),
+            unpublished=self._unpublished,
+            # What an owner before this one committed, and did not publish, must not be overtaken: the first
+            # entry is a gap, and whoever gets it reads the outbox first.
+            first=2,
         )
+        return OwnedShard(shard, tenure, resources.keys.stream(shard), ShardIntake(), publisher)
+
+    def _stream_of(self, shard_id: int) -> bytes:
+        return self._resources.keys.stream(self._resources.facts.shard(shard_id))
+
+    def _unpublished(self, shard_ids: Iterable[int]) -> None:
+        self.start(self._notify(list(shard_ids)), "notify unpublished")
+
+    async def _notify(self, shard_ids: Sequence[int]) -> None:
+        try:
+            await self._resources.backlog.notify_unpublished(self._resources.settings.namespace, shard_ids)
+        except (PostgresError, PoolTimeout, OSError) as error:
+            log.debug("life.not_notified: %s; the sweep finds it", error)
 
     def _wake_reader(self) -> None:
         self._announcer.shards_changed()

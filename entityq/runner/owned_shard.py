@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from entityq.address import Address, Shard
-from entityq.client.publisher import Publisher
+from entityq.redis.publisher import Publisher
 from entityq.runner.commit import Tenure
 from entityq.runner.intake import ShardIntake
 

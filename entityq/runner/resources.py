@@ -1,22 +1,22 @@
 """What a runner's process has, whichever incarnation it is in."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from entityq.call import Call
-from entityq.client.publisher import Publisher
 from entityq.config import Settings
 from entityq.definition import EntityDefinition
-from entityq.ports import Sender
 from entityq.postgres.backlog import Backlog
 from entityq.postgres.facts import Facts
-from entityq.postgres.outbox import NewRequest
+from entityq.redis.breaker import Breaker
 from entityq.redis.control import ControlChannel
 from entityq.redis.keys import Keys
 from entityq.redis.replies import ReplyPublisher
+from entityq.redis.streams import Streams
+from entityq.runner.turn_sender import TurnClient
+from entityq.serializer import Serializer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,10 @@ class Resources:
     lease_url: str
     backlog: Backlog
     definitions: Mapping[str, EntityDefinition]
-    client: Sender
-    new_request: Callable[[Call], NewRequest]
-    new_publisher: Callable[[], Publisher]
+    client: TurnClient
+    serializer: Serializer
+    streams: Streams
+    breaker: Breaker
     replies: ReplyPublisher
     control: ControlChannel
     threads: Executor

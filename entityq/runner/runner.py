@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from psycopg import Error as PostgresError
 
+from entityq.address import Address, entity_hash, shard_number
 from entityq.errors import PersistenceError
 from entityq.postgres.lease_session import Backend, Claim, LeaseSession
 from entityq.postgres.pinned_connection import LeaseLost
@@ -41,8 +42,14 @@ class Runner:
         """The current incarnation, while there is one."""
         return self._life
 
-    def holds(self, shard_id: int) -> bool:
-        return self._life is not None and shard_id in self._life.shards.by_id
+    def holds(self, address: Address) -> bool:
+        """Whether the shard of an entity is leased by this runner now."""
+        facts = self._resources.facts
+        group = facts.groups.get(facts.types.get(address.type, ""))
+        if group is None or self._life is None:
+            return False
+        number = shard_number(entity_hash(address.id), group.shards)
+        return group.first_shard + number in self._life.shards.by_id
 
     async def run(self) -> None:
         """Returns when `stop` has drained it. Raises UnsafeConfiguration when it may not run here."""

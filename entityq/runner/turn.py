@@ -21,15 +21,15 @@ from entityq.failure import Failure
 from entityq.replies import defect_reply, failure_reply, success_reply
 from entityq.reply import Reply
 from entityq.runner.request import Request
+from entityq.serializer import Serializer
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class TurnLimits:
-    """Sizes (bytes) of what a turn reads and writes."""
+    """Sizes (bytes) of what a turn writes."""
 
-    payload: Limits
     reply: Limits
     state: Limits
 
@@ -50,11 +50,12 @@ def handler_defect(request: Request, error: BaseException, limits: TurnLimits) -
 
 
 def decode_arguments(
-    request: Request, message: MessageDefinition, limits: TurnLimits
+    request: Request, message: MessageDefinition, serializer: Serializer, limits: TurnLimits
 ) -> dict[str, object] | Reply:
     """The checked arguments, or the reply for a payload that does not fit."""
+    envelope, schema = request.envelope, message.payload
     try:
-        return message.payload.decode(request.envelope.payload, limits.payload)
+        return schema.read(serializer.decode(envelope.payload, envelope.content_type, schema.what))
     except EntityQError as error:
         return defect_reply(request.request_id, MalformedMessage, error.what, limits.reply)
 
@@ -74,10 +75,16 @@ async def invoke(
 
 
 async def perform(
-    request: Request, instance: Instance, message: MessageDefinition, *, threads: Executor, limits: TurnLimits
+    request: Request,
+    instance: Instance,
+    message: MessageDefinition,
+    *,
+    threads: Executor,
+    serializer: Serializer,
+    limits: TurnLimits,
 ) -> Reply:
     """The reply: success, failure or defect. Cancellation from outside goes through."""
-    arguments = decode_arguments(request, message, limits)
+    arguments = decode_arguments(request, message, serializer, limits)
     if isinstance(arguments, Reply):
         return arguments
     try:

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from entityq.address import Address
-from entityq.call import Call
+from entityq.call import Call, task_address
 from entityq.context import TurnContext
 from entityq.errors import EntityQError, PrimaryKeyConflict
 from entityq.ports import Sender
@@ -22,19 +22,25 @@ CHAIN_HEADER = "entityq-chain"
 DEFAULT_ASK_TIMEOUT = 30.0
 
 
+class TurnClient(Sender, Protocol):
+    """The runner's own client."""
+
+    def new_request(self, call: Call) -> NewRequest:
+        """The call as a row of the outbox."""
+        ...
+
+
 class TurnSender:
     """Sends are collected and commit with the turn; asks are committed at once, by the runner's client.
 
     Args:
         client: the runner's own client.
-        new_request: encodes a call into an outbox row.
     """
 
-    def __init__(self, request: Request, client: Sender, new_request: Callable[[Call], NewRequest]) -> None:
+    def __init__(self, request: Request, client: TurnClient) -> None:
         self.sent: list[NewRequest] = []
         self._request = request
         self._client = client
-        self._new_request = new_request
         self._loop = asyncio.get_running_loop()
         self._asks = 0
         self._ended = False
@@ -61,7 +67,7 @@ class TurnSender:
         self._require_running()
         if not call.message.persisted:
             return await self._client.send(call)
-        request = self._new_request(call)
+        request = self._client.new_request(call)
         known = self._same_key(request)
         if known is None:
             self.sent.append(request)
@@ -90,6 +96,9 @@ class TurnSender:
             key = f"$turn:{self._request.request_id}:{self._asks}"
             # The same hash whatever the payload: a handler may compute something else when it runs again.
             asked = replace(asked, primary_key=key, payload_hash=bytes(32))
+            if call.entity.stateless:
+                # A task's address is a new id at each call; the repeat must meet the first at one address.
+                asked = replace(asked, address=task_address(call.address.type, key, lambda: 0))
         return await self._client.ask(asked)
 
     async def status(self, address: Address) -> EntityStatus:

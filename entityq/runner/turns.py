@@ -23,6 +23,7 @@ from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendCo
 from entityq.runner.request import Request
 from entityq.runner.turn import TurnLimits, handler_defect, perform
 from entityq.runner.turn_sender import TurnSender
+from entityq.serializer import Serializer
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Turns:
         applied: Callable[[Commit, Applied], None],
         answer: Callable[[Request, Reply], None],
         threads: Executor,
+        serializer: Serializer,
         limits: TurnLimits,
         slots: asyncio.Semaphore,
     ) -> None:
@@ -62,6 +64,7 @@ class Turns:
         self._applied = applied
         self._answer = answer
         self._threads = threads
+        self._serializer = serializer
         self._limits = limits
         self._slots = slots
 
@@ -153,7 +156,14 @@ class Turns:
             return handler_defect(request, error, self._limits)
         token = current_turn.set(Turn(sender.context(activation.tenure.epoch, activation.version), sender))
         try:
-            return await perform(request, ready, message, threads=self._threads, limits=self._limits)
+            return await perform(
+                request,
+                ready,
+                message,
+                threads=self._threads,
+                serializer=self._serializer,
+                limits=self._limits,
+            )
         finally:
             sender.end()
             current_turn.reset(token)

@@ -1,0 +1,96 @@
+"""Opens what a runner needs, in the order in which refusals are cheapest, and closes it in reverse."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from entityq.config import Servers, Settings, masked_url
+from entityq.definition import EntityDefinition
+from entityq.postgres.backlog import Backlog
+from entityq.postgres.connect import connect, connect_lease, open_pool
+from entityq.postgres.facts import Facts, register_types
+from entityq.postgres.migrate import require_schema
+from entityq.postgres.safety import check_rights, check_same_database, check_server, refuse_pooler
+from entityq.redis import safety as redis_safety
+from entityq.redis.breaker import Breaker
+from entityq.redis.connect import open_client, open_connection
+from entityq.redis.control import ControlChannel
+from entityq.redis.keys import Keys
+from entityq.redis.replies import ReplyPublisher
+from entityq.redis.streams import Streams
+from entityq.runner.resources import Resources
+from entityq.runner.runner import Runner
+from entityq.runner.turn_sender import TurnClient
+from entityq.serializer import Serializer
+
+
+@asynccontextmanager
+async def open_runner(
+    settings: Settings,
+    servers: Servers,
+    definitions: Mapping[str, EntityDefinition],
+    client: TurnClient,
+    serializer: Serializer,
+    *,
+    name: str,
+    groups: Sequence[str] = (),
+) -> AsyncGenerator[Runner, None]:
+    """A runner that is ready to `run`; `groups` empty: all of the cluster's.
+
+    Raises UnsafeConfiguration for what could lose or double work (P8), PersistenceError and
+    redis.exceptions.RedisError when a server cannot be reached.
+    """
+    facts = await check_postgres(settings, servers, definitions)
+    keys = Keys(settings.namespace)
+    threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="entityq turn")
+    async with (
+        open_pool(servers.postgres_url, schema=settings.schema, size=settings.pool_size) as pool,
+        open_client(servers.redis_url) as redis,
+    ):
+        address = masked_url(servers.redis_url)
+        await redis_safety.check_server(redis, address)
+        await redis_safety.claim_namespace(redis, address, keys, facts.cluster_id)
+        control = ControlChannel(redis, open_connection(servers.redis_url), keys.control_channel())
+        resources = Resources(
+            settings=settings,
+            facts=facts,
+            keys=keys,
+            redis=redis,
+            redis_url=servers.redis_url,
+            lease_url=servers.lease_url,
+            backlog=Backlog(pool),
+            definitions=definitions,
+            client=client,
+            serializer=serializer,
+            streams=Streams(redis, length=settings.stream_length),
+            breaker=Breaker(),
+            replies=ReplyPublisher(redis, keys),
+            control=control,
+            threads=threads,
+        )
+        listening = asyncio.create_task(control.run(), name="entityq control channel")
+        try:
+            yield Runner(name, groups or tuple(facts.groups), resources)
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+            # A handler that was abandoned may still run in its thread: nobody waits for it.
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def check_postgres(
+    settings: Settings, servers: Servers, definitions: Mapping[str, EntityDefinition]
+) -> Facts:
+    """The cluster's facts, with this app's types. Raises UnsafeConfiguration, PersistenceError."""
+    await refuse_pooler(servers.lease_url, setting="lease_url")
+    async with (
+        await connect(servers.postgres_url, schema=settings.schema) as connection,
+        await connect_lease(servers.lease_url, schema=settings.schema) as lease,
+    ):
+        await check_server(connection)
+        await require_schema(connection, settings.schema)
+        await check_rights(connection, settings.schema)
+        await check_same_database(connection, lease)
+        types = {definition.type: definition.shard_group for definition in definitions.values()}
+        return await register_types(connection, settings.namespace, types)
