@@ -1,0 +1,192 @@
+"""`entityq send`: one message to an entity, or one run of a task."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import click
+
+from entityq import EntityQ, Failure, MalformedMessage, UnknownFailure
+from entityq.address import Address
+from entityq.call import Call, CallOptions, new_call, task_address
+from entityq.definition import EntityDefinition
+from entityq.receipt import Receipt
+from entityq.registration import TASK_MESSAGE
+from entityq_cli.app_loading import load_app
+from entityq_cli.exit_code import CommandError, ExitCode, usage_error
+from entityq_cli.log_format import configure_logging
+from entityq_cli.options import app_option, json_option, option, timeout_option
+from entityq_cli.output import json_text, print_json
+from entityq_cli.refusal import one_sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What the message is called with."""
+
+    args: Sequence[object]
+    kwargs: Mapping[str, object]
+    options: CallOptions
+
+
+@click.command("send")
+@app_option
+@click.argument("address", metavar="TYPE/ID|TASK")
+@click.argument("message", required=False)
+@option(
+    "-k", "--kwargs", variable="KWARGS", metavar="JSON", default="{}", help="Arguments by name: an object."
+)
+@option("-a", "--args", variable="ARGS", metavar="JSON", default="[]", help="Arguments by place: an array.")
+@option(
+    "--primary-key",
+    variable="PRIMARY_KEY",
+    metavar="KEY",
+    help="For messages that declare none: a repeat gets the first reply.",
+)
+@option("--wait", variable="WAIT", is_flag=True, help="Wait for the reply, and print it as JSON.")
+@timeout_option(None, "How long to wait. Default: the message's own timeout, or ENTITYQ_ASK_TIMEOUT.")
+@json_option
+def command(
+    *,
+    app: str | None,
+    address: str,
+    message: str | None,
+    kwargs: str,
+    args: str,
+    primary_key: str | None,
+    timeout: float | None,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Send a message to an entity, or run a task.
+
+    \b
+    entityq send Account/acct-1 deposit -k '{"amount": 10, "reference": "r-1"}' --wait
+    entityq send add -a '[2, 3]' --wait
+
+    Prints the request id, and with --wait the reply instead. It is 1 if the reply is a failure, 69 if no
+    runner or server answered, 75 if the time is over and the request stays accepted.
+    """
+    configure_logging("entityq", level="warning", style="text")
+    given = Arguments(
+        args=_json("--args", args, list),
+        kwargs=_json("--kwargs", kwargs, dict),
+        options=CallOptions(timeout=timeout, primary_key=primary_key),
+    )
+    with one_sentence(as_json=as_json, sending=True):
+        loaded = load_app(app)
+        call = _new_call(loaded, address, message, given)
+        asyncio.run(_send(loaded, call, wait=wait, as_json=as_json))
+
+
+def _json(option_name: str, text: str, kind: type[Any]) -> Any:
+    what = "array" if kind is list else "object"
+    try:
+        value: object = json.loads(text)
+    except ValueError as error:
+        raise usage_error(f"{option_name} is not JSON: {error}.") from error
+    if not isinstance(value, kind):
+        raise usage_error(f"{option_name} must be a JSON {what}.")
+    return value
+
+
+def _new_call(app: EntityQ, address: str, message: str | None, given: Arguments) -> Call:
+    """Raises CommandError for whatever nobody could process: then nothing is sent."""
+    type_, slash, _ = address.partition("/")
+    entity = app.definitions.get(type_)
+    if entity is None:
+        known = ", ".join(sorted(app.definitions)) or "none"
+        raise usage_error(f"The app has no entity type or task {type_}. It has: {known}.")
+    locate = (
+        _task_address(app, entity, slash, message) if entity.stateless else _entity_address(entity, address)
+    )
+    name = TASK_MESSAGE if entity.stateless else message
+    if name not in entity.messages or name is None:
+        known = ", ".join(name for name in entity.messages if not name.startswith("$"))
+        what = f"has no message {name}" if name else "needs a message"
+        raise usage_error(f"{type_} {what}. It has: {known}.")
+    try:
+        return new_call(
+            entity,
+            entity.messages[name],
+            locate,
+            args=given.args,
+            kwargs=given.kwargs,
+            options=given.options,
+            serializer=app.serializer,
+        )
+    except MalformedMessage as error:
+        raise usage_error(str(error)) from error
+
+
+Locate = Callable[[str | None], Address]
+
+
+def _task_address(app: EntityQ, task: EntityDefinition, slash: str, message: str | None) -> Locate:
+    if slash or message is not None:
+        raise usage_error(f"{task.type} is a task: it is addressed by its name alone.")
+    return partial(_locate_task, app, task)
+
+
+def _locate_task(app: EntityQ, task: EntityDefinition, primary_key: str | None) -> Address:
+    return task_address(task.type, primary_key, app.new_id)
+
+
+def _entity_address(entity: EntityDefinition, text: str) -> Locate:
+    try:
+        address = Address.parse(text)
+    except MalformedMessage as error:
+        raise usage_error(f"{error.what}. Write type and id, as in {entity.type}/1.") from error
+    return lambda _: address
+
+
+async def _send(app: EntityQ, call: Call, *, wait: bool, as_json: bool) -> None:
+    async with app.open_client() as client:
+        receipt = await client.send(call)
+        if wait:
+            await _wait(receipt, as_json=as_json)
+        elif as_json:
+            print_json(_accepted(receipt))
+        else:
+            _say_repeat(receipt)
+            click.echo(receipt.request_id)
+
+
+async def _wait(receipt: Receipt[Any], *, as_json: bool) -> None:
+    _say_repeat(receipt)
+    click.echo(f"request {receipt.request_id} accepted", err=True)
+    try:
+        value: object = await receipt
+    except Failure as failure:
+        if as_json:
+            print_json({**_accepted(receipt), "outcome": "failure", **_described(failure)})
+        raise CommandError(
+            f"{receipt.address} answered with the failure {failure}.", ExitCode.FAILED
+        ) from failure
+    if as_json:
+        print_json({**_accepted(receipt), "outcome": "success", "reply": value})
+    else:
+        click.echo(json_text(value))
+
+
+def _accepted(receipt: Receipt[Any]) -> dict[str, object]:
+    return {
+        "request_id": str(receipt.request_id),
+        "address": str(receipt.address),
+        "duplicate": receipt.duplicate,
+    }
+
+
+def _say_repeat(receipt: Receipt[Any]) -> None:
+    if receipt.duplicate:
+        click.echo("its primary key is known: the reply is the first request's", err=True)
+
+
+def _described(failure: Failure) -> dict[str, object]:
+    fields = failure.__schema__.fields(failure)
+    if isinstance(failure, UnknownFailure):
+        return {"type": fields["type"], "fields": fields["data"]}
+    return {"type": type(failure).__name__, "fields": fields}

@@ -1,0 +1,100 @@
+"""`entityq status`: who runs, and what waits."""
+
+import asyncio
+from datetime import datetime
+
+import click
+
+from entityq.config import Settings
+from entityq.postgres.overview import GroupOverview, Overview, RunnerOverview, read_overview
+from entityq_cli.app_loading import load_settings
+from entityq_cli.database import find_namespace, open_database
+from entityq_cli.log_format import configure_logging
+from entityq_cli.options import app_option, json_option
+from entityq_cli.output import print_json, table
+from entityq_cli.refusal import one_sentence
+from entityq_cli.servers import open_servers
+
+
+@click.command("status")
+@app_option
+@json_option
+def command(app: str | None, *, as_json: bool) -> None:
+    """Show runners, shards and pending requests."""
+    configure_logging("entityq", level="warning", style="text")
+    with one_sentence(as_json=as_json):
+        overview = asyncio.run(_read(load_settings(app)))
+    if as_json:
+        print_json(_document(overview))
+    else:
+        click.echo(_text(overview))
+
+
+async def _read(settings: Settings) -> Overview:
+    with open_servers(settings) as servers:
+        async with open_database(servers.postgres_url, settings.schema) as connection:
+            namespace = await find_namespace(connection, settings)
+            return await read_overview(connection, settings.schema, namespace)
+
+
+def _text(overview: Overview) -> str:
+    runners = table(
+        ("RUNNER", "INCARNATION", "STATE", "GROUPS", "SHARDS", "JOINED"),
+        [_runner_row(runner) for runner in overview.runners],
+    )
+    groups = table(
+        ("GROUP", "SHARDS", "HELD", "PENDING", "OLDEST"), [_group_row(group) for group in overview.groups]
+    )
+    return f"namespace {overview.namespace}\n\n{runners}\n\n{groups}"
+
+
+def _runner_row(runner: RunnerOverview) -> tuple[str, ...]:
+    return (
+        runner.name,
+        str(runner.incarnation),
+        _state(runner),
+        ",".join(runner.groups),
+        str(sum(runner.held.values())),
+        "-" if runner.joined_at is None else f"{runner.joined_at:%Y-%m-%d %H:%M:%S}Z",
+    )
+
+
+def _group_row(group: GroupOverview) -> tuple[str, ...]:
+    oldest = "-" if group.oldest is None else f"{group.oldest:.1f} s"
+    return (group.name, str(group.shards), str(group.held), str(group.pending), oldest)
+
+
+def _document(overview: Overview) -> dict[str, object]:
+    return {
+        "namespace": overview.namespace,
+        "runners": [
+            {
+                "name": runner.name,
+                "incarnation": str(runner.incarnation),
+                "state": _state(runner),
+                "groups": runner.groups,
+                "types": runner.types,
+                "shards": runner.held,
+                "joined_at": _time(runner.joined_at),
+            }
+            for runner in overview.runners
+        ],
+        "groups": [
+            {
+                "name": group.name,
+                "shards": group.shards,
+                "held": group.held,
+                "pending": group.pending,
+                "oldest_seconds": group.oldest,
+            }
+            for group in overview.groups
+        ],
+    }
+
+
+def _state(runner: RunnerOverview) -> str:
+    return "draining" if runner.draining else "serving"
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

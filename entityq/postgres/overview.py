@@ -1,0 +1,127 @@
+"""What people ask about a cluster: its runners, its shard groups, one request.
+
+Read-only, on any connection. Every function raises psycopg.Error where the connection fails.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from entityq.address import Address, Shard, lock_class
+from entityq.postgres.connect import Connection
+from entityq.postgres.membership import live_runners, unsigned
+from entityq.postgres.queries import load
+from entityq.reply import Reply, decode_reply
+
+_SQL = load("overview.sql")
+_READ_JOINED, _READ_HELD, _READ_BACKLOG = _SQL["read_joined"], _SQL["read_held"], _SQL["read_backlog"]
+_READ_NAMESPACES, _FIND_REQUEST = _SQL["read_namespaces"], _SQL["find_request"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerOverview:
+    """A live runner; `held` is how many shards it holds, by group."""
+
+    incarnation: int
+    name: str
+    groups: tuple[str, ...]
+    types: tuple[str, ...]
+    held: dict[str, int]
+    draining: bool
+    joined_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOverview:
+    """A shard group; `oldest` is the age of its oldest unanswered request in seconds, None without one."""
+
+    name: str
+    shards: int
+    held: int
+    pending: int
+    oldest: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """`held` counts the shard locks of live runners and of anybody else alike: a group can have more of them
+    than its runners together."""
+
+    namespace: str
+    runners: tuple[RunnerOverview, ...]
+    groups: tuple[GroupOverview, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRequest:
+    """A request of the outbox; `reply` is None while it is unanswered."""
+
+    request_id: int
+    address: Address
+    message: str
+    shard: Shard
+    created_at: datetime
+    reply: Reply | None
+    replied_at: datetime | None
+
+
+async def read_overview(connection: Connection, schema: str, namespace: str) -> Overview:
+    """The statements follow each other: what changes in between can be in one and not in another."""
+    where = {"namespace": namespace}
+    backlog = await (await connection.execute(_READ_BACKLOG, where)).fetchall()
+    names = [row[0] for row in backlog]
+    members = await live_runners(connection, schema, namespace)
+    joined: dict[int, datetime] = dict(await (await connection.execute(_READ_JOINED, where)).fetchall())
+    held = await _held(connection, schema, namespace, names)
+    return Overview(
+        namespace=namespace,
+        runners=tuple(
+            RunnerOverview(
+                incarnation=member.incarnation,
+                name=member.name,
+                groups=tuple(sorted(member.groups)),
+                types=tuple(sorted(member.types)),
+                held={group: held[group, member.pid] for group in names if (group, member.pid) in held},
+                draining=member.draining,
+                joined_at=joined.get(member.incarnation),
+            )
+            for member in members
+        ),
+        groups=tuple(
+            GroupOverview(
+                name, shards, sum(n for (group, _), n in held.items() if group == name), pending, oldest
+            )
+            for name, shards, pending, oldest in backlog
+        ),
+    )
+
+
+async def _held(
+    connection: Connection, schema: str, namespace: str, names: list[str]
+) -> dict[tuple[str, int], int]:
+    """Shard locks by group and pid of the session."""
+    classes = [unsigned(lock_class(schema, namespace, "shard", name)) for name in names]
+    cursor = await connection.execute(_READ_HELD, {"names": names, "unsigned_classes": classes})
+    return {(name, pid): count for name, pid, count in await cursor.fetchall()}
+
+
+async def read_namespaces(connection: Connection) -> list[str]:
+    """Of all clusters in the schema."""
+    return [row[0] for row in await (await connection.execute(_READ_NAMESPACES)).fetchall()]
+
+
+async def find_request(connection: Connection, namespace: str, request_id: int) -> StoredRequest | None:
+    """None when the namespace has no such request, or no longer."""
+    parameters = {"request_id": request_id, "namespace": namespace}
+    row = await (await connection.execute(_FIND_REQUEST, parameters)).fetchone()
+    if row is None:
+        return None
+    request_id, type_, entity_id, message, created_at, reply, replied_at, group, number = row
+    return StoredRequest(
+        request_id=request_id,
+        address=Address(type_, entity_id),
+        message=message,
+        shard=Shard(group, number),
+        created_at=created_at,
+        reply=None if reply is None else decode_reply(request_id, reply),
+        replied_at=replied_at,
+    )
