@@ -80,10 +80,10 @@ LIMIT %(page)b
 
 -- name: sweep
 -- Per owned shard, its oldest unanswered requests up to `position`: what an earlier sweep already could see.
-SELECT s.shard_id, p.request_id, p.seq
+SELECT s.shard_id, p.request_id, p.entity_hash
 FROM unnest(%(shard_ids)b::integer[]) AS s (shard_id)
 CROSS JOIN LATERAL (
-    SELECT request_id, seq FROM pending
+    SELECT request_id, entity_hash FROM pending
     WHERE pending.shard_id = s.shard_id AND pending.seq <= %(position)b
     ORDER BY pending.seq
     LIMIT %(page)b
@@ -126,3 +126,10 @@ LEFT JOIN outbox o ON o.request_id = p.request_id
 WHERE g.namespace = %(namespace)b
 GROUP BY g.name, g.shards
 ORDER BY g.name
+
+-- name: notify_unpublished
+SELECT pg_notify(%(channel)b, %(payload)b)
+
+-- name: set_lock_timeout
+SELECT set_config('lock_timeout', %(lock_timeout)b, false),
+       set_config('statement_timeout', %(statement_timeout)b, false)

@@ -1,0 +1,1 @@
+"""The send path: client, receipts, the blocking facade."""

@@ -1,0 +1,264 @@
+"""From sends to rows of the outbox: one statement for many, and every send gets its outcome."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+from psycopg import DataError, Error, IntegrityError, ProgrammingError
+from psycopg.errors import LockNotAvailable
+
+from entityq.client.backpressure import Backpressure
+from entityq.client.held import HeldSends
+from entityq.client.publishing import Publishing
+from entityq.client.send import Acceptance, Outcome, Send
+from entityq.client.settlement import Again, index, judge
+from entityq.errors import Accepted, MailboxFull, MalformedMessage, PersistenceError
+from entityq.postgres.connect import Connection
+from entityq.postgres.outbox import (
+    NewRequest,
+    Stored,
+    insert_requests,
+    read_conflicts,
+    set_lock_timeout,
+)
+from entityq.postgres.session import ConnectionLost, Session
+from entityq.retry import RetryPolicy, next_delay
+
+# Seconds: of a whole batch (as connections have it), and of its parts once a row of it is known to wait.
+LOCK_TIMEOUT = 0.1
+SHORT_LOCK_TIMEOUT = 0.02
+
+# One send is inserted so often before what it meets, and then cannot find, counts as an error.
+MAX_VANISHED = 3
+
+# What one row of a batch can be the cause of.
+_POISON = (DataError, IntegrityError, UnicodeError)
+_TRANSIENT = (ConnectionLost, PersistenceError, Error)
+
+_log = logging.getLogger(__name__)
+
+Outcomes = dict[Send, Outcome]
+
+
+class Inserter:
+    """`flush` is called by a Batcher: one batch at a time, in the order of sending."""
+
+    def __init__(
+        self,
+        session: Session,
+        namespace: str,
+        *,
+        tasks: asyncio.TaskGroup,
+        connect: Callable[[], Awaitable[Connection]],
+        backpressure: Backpressure,
+        publishing: Publishing,
+        renew: Callable[[Send], NewRequest],
+        policy: RetryPolicy,
+    ) -> None:
+        """`connect` and `tasks` are for what waits in a connection of its own; `renew` gives another id."""
+        self._session = session
+        self._namespace = namespace
+        self._held = HeldSends(connect, self._insert_alone, self._abandon, tasks, policy)
+        self._backpressure = backpressure
+        self._publishing = publishing
+        self._renew = renew
+        self._policy = policy
+        self._impatient = False
+
+    async def flush(self, sends: Sequence[Send]) -> list[Outcome]:
+        """One outcome per send. What was stored is on its way to the streams when this returns."""
+        outcomes: Outcomes = {}
+        for send in sends:
+            digest = send.request.key_digest
+            if digest is not None and send in self._held:
+                outcomes[send] = self._held.hold(send, digest)
+        await self._retrying(sends, outcomes)
+        stored = [
+            (send.request, outcome.stored.shard_id, outcome.stored.seq)
+            for send, outcome in outcomes.items()
+            if isinstance(outcome, Acceptance) and outcome.stored is not None
+        ]
+        self._publishing.add(sorted(stored, key=lambda row: row[2]))
+        return [outcomes[send] for send in sends]
+
+    # ----- tries
+
+    async def _retrying(self, sends: Sequence[Send], outcomes: Outcomes) -> None:
+        clock = asyncio.get_running_loop().time
+        began, attempt = clock(), 0
+        while left := [send for send in sends if send not in outcomes]:
+            attempt += 1
+            try:
+                await self._insert(await self._admit(left, outcomes), outcomes)
+            except _TRANSIENT as error:
+                left = [send for send in left if send not in outcomes]
+                pause = next_delay(self._policy, attempt, clock() - began, random.random)
+                if pause is None or isinstance(error, ProgrammingError):
+                    self._give_up(left, outcomes, error)
+                    return
+                _log.warning("client.insert_failed attempt=%d requests=%d: %s", attempt, len(left), error)
+                self._give_up([send for send in left if send.deadline < clock() + pause], outcomes, error)
+                await asyncio.sleep(pause)
+
+    def _give_up(self, sends: Sequence[Send], outcomes: Outcomes, error: Exception) -> None:
+        for send in sends:
+            outcomes[send] = self._abandon(send, error)
+
+    def _abandon(self, send: Send, error: Exception) -> PersistenceError:
+        if send.lost:
+            self._publishing.burn(1)
+        return _not_stored(send, error)
+
+    async def _admit(self, sends: Sequence[Send], outcomes: Outcomes) -> list[Send]:
+        """Those for which their shard group has room; a repeat of a lost one may have its place already."""
+        fresh = [send for send in sends if not send.lost]
+        await self._backpressure.look({send.call.entity.shard_group for send in fresh})
+        for send in fresh:
+            if not self._backpressure.take(send.call.entity.shard_group):
+                outcomes[send] = _no_room(send)
+        return [send for send in sends if send not in outcomes]
+
+    # ----- batches
+
+    async def _insert(self, sends: Sequence[Send], outcomes: Outcomes) -> None:
+        """Settles all of them, or raises one of _TRANSIENT with some of them settled."""
+        try:
+            await self._insert_whole(sends, outcomes)
+        finally:
+            if self._impatient:
+                self._impatient = False
+                await self._set_patience(LOCK_TIMEOUT)
+
+    async def _insert_whole(self, sends: Sequence[Send], outcomes: Outcomes) -> None:
+        if not sends:
+            return
+        try:
+            await self._settle(self._session, sends, outcomes)
+        except LockNotAvailable as error:
+            await self._isolate_waiting(sends, outcomes, error)
+        except _POISON as error:
+            if len(sends) > 1:
+                await self._insert_halves(sends, outcomes)
+            else:
+                outcomes[sends[0]] = _poisoned(sends[0], error)
+
+    async def _insert_halves(self, sends: Sequence[Send], outcomes: Outcomes) -> None:
+        sends = [send for send in sends if send not in outcomes]
+        middle = len(sends) // 2
+        await self._insert_whole(sends[:middle], outcomes)
+        await self._insert_whole(sends[middle:], outcomes)
+
+    async def _isolate_waiting(
+        self, sends: Sequence[Send], outcomes: Outcomes, error: LockNotAvailable
+    ) -> None:
+        # Without a context it is the table that is locked. A lost row waits for its own first try, which may
+        # still be running in the old session. Neither is the fault of one row.
+        if not error.diag.context or any(send.lost for send in sends):
+            raise error
+        if len(sends) > 1:
+            if not self._impatient:
+                self._impatient = True
+                await self._set_patience(SHORT_LOCK_TIMEOUT)
+            await self._insert_halves(sends, outcomes)
+            return
+        digest = sends[0].request.key_digest
+        if digest is None:
+            raise error
+        outcomes[sends[0]] = self._held.hold(sends[0], digest)
+
+    async def _set_patience(self, seconds: float) -> None:
+        await self._session.run(lambda connection: set_lock_timeout(connection, seconds))
+
+    # ----- statements
+
+    async def _settle(self, session: Session, sends: Sequence[Send], outcomes: Outcomes) -> None:
+        for _ in range(MAX_VANISHED):
+            stored = await self._store(session, sends)
+            missing: list[Send] = []
+            for send in sends:
+                place = stored.get(send.request.request_id)
+                if place is None:
+                    missing.append(send)
+                else:
+                    outcomes[send] = Acceptance(send.request.request_id, place)
+            if not missing:
+                return
+            sends = await self._explain(session, missing, outcomes)
+            if not sends:
+                return
+        for send in sends:
+            outcomes[send] = _unknown_type(send, self._namespace)
+
+    async def _store(self, session: Session, sends: Sequence[Send]) -> dict[int, Stored]:
+        requests = [send.request for send in sends]
+        for send in sends:
+            send.started = True
+        try:
+            return await session.run(
+                lambda connection: insert_requests(connection, self._namespace, requests)
+            )
+        except (ConnectionLost, asyncio.CancelledError):
+            for send in sends:
+                send.lost = True
+            raise
+
+    async def _explain(self, session: Session, missing: Sequence[Send], outcomes: Outcomes) -> list[Send]:
+        """Settles what met a known request; returns what is to be inserted again."""
+        requests = [send.request for send in missing]
+        known = index(await session.run(lambda connection: read_conflicts(connection, requests)))
+        again: list[Send] = []
+        for send in missing:
+            verdict = judge(send, known)
+            if not isinstance(verdict, Again):
+                outcomes[send] = verdict
+                continue
+            if verdict is Again.COLLISION:
+                send.request, send.lost = self._renew(send), False
+            again.append(send)
+        return again
+
+    async def _insert_alone(self, session: Session, send: Send) -> Outcome:
+        """For a held send. Raises ConnectionLost, PersistenceError, LockNotAvailable, another psycopg.Error."""
+        outcomes: dict[Send, Outcome] = {}
+        try:
+            await self._settle(session, [send], outcomes)
+        except _POISON as error:
+            return _poisoned(send, error)
+        outcome = outcomes[send]
+        if isinstance(outcome, Acceptance) and outcome.stored is not None:
+            self._publishing.add([(send.request, outcome.stored.shard_id, outcome.stored.seq)])
+        return outcome
+
+
+def _not_stored(send: Send, error: Exception) -> PersistenceError:
+    reason = error.what if isinstance(error, PersistenceError) else " ".join(str(error).split())
+    return PersistenceError(
+        f"{send.request.message} to {send.request.address} could not be stored: {reason}",
+        accepted=Accepted.UNKNOWN if send.lost else Accepted.NO,
+        request_id=send.request.request_id,
+        advice="Send it again, with the same primary key if it has one.",
+    )
+
+
+def _no_room(send: Send) -> MailboxFull:
+    return MailboxFull(
+        f"Shard group {send.call.entity.shard_group} has too many unanswered requests (max_pending)",
+        request_id=send.request.request_id,
+        advice="Send it again later, or start more workers.",
+    )
+
+
+def _poisoned(send: Send, error: Exception) -> MalformedMessage:
+    return MalformedMessage(
+        f"{send.request.message} to {send.request.address} cannot be stored: {' '.join(str(error).split())}",
+        request_id=send.request.request_id,
+    )
+
+
+def _unknown_type(send: Send, namespace: str) -> PersistenceError:
+    return PersistenceError(
+        f"The cluster {namespace} has no entity type {send.request.address.type}",
+        request_id=send.request.request_id,
+        advice="Start a worker, or a client, whose app has it.",
+    )

@@ -1,0 +1,243 @@
+"""What a client object owns: connections, tasks, and the parts that work on them."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Self
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from entityq.batching import Batcher
+from entityq.client.acceptor import Acceptor
+from entityq.client.backpressure import Backpressure
+from entityq.client.encoding import Encoder
+from entityq.client.inserter import Inserter
+from entityq.client.publishing import Publishing
+from entityq.client.reply_reader import ReplyReader
+from entityq.client.send import Acceptance, Held, Send
+from entityq.client.volatile import VolatileSender
+from entityq.client.waiter import Waiter
+from entityq.codec import Limits
+from entityq.config import Servers, Settings, masked_url
+from entityq.definition import EntityDefinition
+from entityq.postgres.connect import Connection, connect
+from entityq.postgres.facts import Facts, register_types
+from entityq.postgres.migrate import require_schema
+from entityq.postgres.notifier import Notifier
+from entityq.postgres.outbox import read_replies
+from entityq.postgres.safety import check_server
+from entityq.postgres.session import Session
+from entityq.redis import safety as redis_safety
+from entityq.redis.breaker import Breaker
+from entityq.redis.connect import open_client, open_connection
+from entityq.redis.keys import Keys
+from entityq.redis.publisher import Publisher
+from entityq.redis.replies import ReplySubscription
+from entityq.redis.streams import Streams
+from entityq.retry import RetryPolicy
+from entityq.snowflake import Snowflakes
+
+MAX_BATCH = 1_000
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+
+# Seconds: for Redis at the start, for the first subscription, for what is under way at the end.
+REDIS_DEADLINE = 1.0
+SUBSCRIBE_DEADLINE = 0.25
+CLOSE_DEADLINE = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class Machinery:
+    """Made and started by `open`, ended by `close`."""
+
+    def __init__(
+        self, settings: Settings, servers: Servers, facts: Facts, ids: Snowflakes, policy: RetryPolicy
+    ) -> None:
+        self.facts = facts
+        self._settings = settings
+        self._servers = servers
+        self._policy = policy
+        self._keys = Keys(facts.namespace)
+        self._id = ids.new()
+        self._connect = partial(
+            connect,
+            servers.postgres_url,
+            schema=settings.schema,
+            application_name=f"entityq client {self._id}",
+        )
+        self._tasks = asyncio.TaskGroup()
+        self._started = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._stream_names: dict[int, bytes] = {}
+        self._subscription: ReplySubscription | None = None
+        self.encoder = Encoder(facts.namespace, self._id, ids)
+        self.reads = Session(self._connect)
+        self._notifier = Notifier(self.reads, facts.namespace)
+        self.waiter = Waiter(self._read_replies)
+        self.reader = ReplyReader(
+            self.waiter,
+            self.reads,
+            limits=Limits(max_bytes=settings.max_reply),
+            schema=settings.schema,
+            namespace=facts.namespace,
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        settings: Settings,
+        servers: Servers,
+        definitions: Mapping[str, EntityDefinition],
+        ids: Snowflakes,
+        policy: RetryPolicy,
+    ) -> Self:
+        """Raises UnsafeConfiguration and PersistenceError."""
+        types = {definition.type: definition.shard_group for definition in definitions.values()}
+        connection = await connect(servers.postgres_url, schema=settings.schema)
+        try:
+            await check_server(connection)
+            await require_schema(connection, settings.schema)
+            facts = await register_types(connection, settings.namespace, types)
+        except BaseException:
+            await connection.close()
+            raise
+        machinery = cls(settings, servers, facts, ids, policy)
+        await machinery._start(connection)
+        return machinery
+
+    async def _start(self, connection: Connection) -> None:
+        self._main = asyncio.create_task(
+            self._run(Session(self._connect, first=connection)), name=f"entityq client {self._id}"
+        )
+        started = asyncio.create_task(self._started.wait(), name=f"entityq client {self._id} start")
+        try:
+            await asyncio.wait([self._main, started], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            started.cancel()
+        if not self._started.is_set():
+            await self._main  # raises why
+
+    @property
+    def subscribed(self) -> bool:
+        return self._subscription is not None and self._subscription.subscribed.is_set()
+
+    async def listen(self) -> None:
+        """Subscribes, the first time. Without the channel, replies are read from the outbox."""
+        if self._subscription is not None:
+            return
+        self._subscription = ReplySubscription(
+            open_connection(self._servers.redis_url, name=f"entityq-client-{self._id}"),
+            self._keys.reply_channel(self._id),
+            received=self.waiter.received,
+            interrupted=self.waiter.interrupted,
+        )
+        self._tasks.create_task(self._subscription.run(), name=f"entityq client {self._id} replies")
+        try:
+            async with asyncio.timeout(SUBSCRIBE_DEADLINE):
+                await self._subscription.subscribed.wait()
+        except TimeoutError:
+            pass
+
+    async def close(self) -> None:
+        """What is under way gets two seconds."""
+        self._closing.set()
+        _, late = await asyncio.wait([self._main], timeout=CLOSE_DEADLINE)
+        if late:
+            self._main.cancel()
+            await asyncio.wait([self._main])
+
+    # ----- the main task
+
+    async def _run(self, inserts: Session) -> None:
+        try:
+            async with AsyncExitStack() as stack:
+                stack.push_async_callback(self.reads.close)
+                stack.push_async_callback(inserts.close)
+                name = f"entityq-client-{self._id}"
+                client = open_client(self._servers.redis_url, name=name, size=4)
+                redis = await stack.enter_async_context(client)
+                await self._check_redis(redis)
+                async with self._tasks:
+                    inserting = self._start_parts(inserts, redis)
+                    self._started.set()
+                    await self._closing.wait()
+                    self._inserts.close()
+                    await inserting
+                    raise _Closed
+        except* _Closed:
+            pass
+        except* Exception:
+            if self._started.is_set():
+                _log.exception("client.failed: everything that is sent with it is refused from now on")
+            raise
+
+    def _start_parts(self, session: Session, redis: Redis) -> asyncio.Task[None]:
+        """Returns the task that inserts: it goes on until the batcher is closed."""
+        streams, breaker = Streams(redis, length=self._settings.stream_length), Breaker()
+        publisher = Publisher(
+            streams,
+            breaker,
+            stream_of=self.stream_of,
+            sender=self._id,
+            unpublished=self._notifier.add,
+        )
+        publishing = Publishing(publisher)
+        backpressure = Backpressure(session, self.facts.namespace, self._settings.max_pending)
+        inserter = Inserter(
+            session,
+            self.facts.namespace,
+            connect=self._connect,
+            tasks=self._tasks,
+            backpressure=backpressure,
+            publishing=publishing,
+            renew=self.encoder.renewed,
+            policy=self._policy,
+        )
+        self._inserts = Batcher[Send, Acceptance | Held](
+            inserter.flush, max_items=MAX_BATCH, max_size=MAX_BATCH_BYTES
+        )
+        self.acceptor = Acceptor(self._inserts, self._policy)
+        self.volatile = VolatileSender(
+            streams,
+            self.encoder,
+            self.waiter,
+            self.reader,
+            stream_of=self._keys.stream,
+            facts=self.facts,
+            policy=self._policy,
+        )
+        for name, work in (
+            ("publishing", publishing.run()),
+            ("volatile", self.volatile.run()),
+            ("notifier", self._notifier.run()),
+            ("waiter", self.waiter.run()),
+        ):
+            self._tasks.create_task(work, name=f"entityq client {self._id} {name}")
+        return self._tasks.create_task(self._inserts.run(), name=f"entityq client {self._id} inserts")
+
+    def stream_of(self, shard_id: int) -> bytes:
+        stream = self._stream_names.get(shard_id)
+        if stream is None:
+            stream = self._stream_names[shard_id] = self._keys.stream(self.facts.shard(shard_id))
+        return stream
+
+    async def _read_replies(self, request_ids: Sequence[int]) -> dict[int, bytes]:
+        return await self.reads.run(lambda connection: read_replies(connection, request_ids))
+
+    async def _check_redis(self, redis: Redis) -> None:
+        """Raises UnsafeConfiguration. A Redis that is down costs latency only."""
+        address = masked_url(self._servers.redis_url)
+        try:
+            async with asyncio.timeout(REDIS_DEADLINE):
+                await redis_safety.check_server(redis, address)
+                await redis_safety.claim_namespace(redis, address, self._keys, self.facts.cluster_id)
+        except (RedisError, OSError, TimeoutError) as error:
+            _log.warning("client.redis_down at %s: all takes longer until it is back: %r", address, error)
+
+
+class _Closed(Exception):
+    """Ends the tasks of a client."""

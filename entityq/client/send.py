@@ -1,0 +1,44 @@
+"""One persisted call on its way into the outbox, and what became of it."""
+
+import asyncio
+from dataclasses import dataclass
+
+from entityq.call import Call
+from entityq.postgres.outbox import NewRequest, Stored
+
+
+@dataclass(slots=True, eq=False)
+class Send:
+    """`deadline` is the time of the loop by which it must be accepted.
+
+    `timeout` is how many seconds its caller waits for the reply, None for one who does not say. `started`: a
+    statement had it, so a caller who gives up now does not know; `lost`: the outcome of such a statement will
+    never be told, only a repeat with the same request id finds out.
+    """
+
+    call: Call
+    request: NewRequest
+    deadline: float
+    timeout: float | None = None
+    started: bool = False
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """`request_id` is the first request's when the key was known; `reply` is encoded, None: unanswered."""
+
+    request_id: int
+    stored: Stored | None
+    duplicate: bool = False
+    reply: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """It waits, apart from the others, for somebody else's uncommitted insert of its key."""
+
+    outcome: asyncio.Future[Acceptance]
+
+
+Outcome = Acceptance | Held | BaseException

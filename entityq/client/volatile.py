@@ -1,0 +1,112 @@
+"""Volatile messages: straight to the stream, the reply by the reply channel only."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from entityq.address import Shard, entity_hash, shard_number
+from entityq.batching import Batcher, BatcherClosed
+from entityq.call import Call
+from entityq.client.deadline import until
+from entityq.client.encoding import Encoder
+from entityq.client.reply_reader import ReplyReader
+from entityq.client.waiter import Waiter, Waiting
+from entityq.errors import Accepted, EntityNotAssigned, MailboxFull, SendTimeout
+from entityq.postgres.facts import Facts
+from entityq.postgres.outbox import NewRequest
+from entityq.redis.publisher import MAX_BYTES, MAX_ITEMS
+from entityq.redis.streams import Addition, Streams
+from entityq.retry import RetryPolicy, next_delay
+
+
+class VolatileSender:
+    """Of one client object; what arrives during one round trip to Redis goes with the next."""
+
+    def __init__(
+        self,
+        streams: Streams,
+        encoder: Encoder,
+        waiter: Waiter,
+        reader: ReplyReader,
+        *,
+        stream_of: Callable[[Shard], bytes],
+        facts: Facts,
+        policy: RetryPolicy,
+    ) -> None:
+        self._streams = streams
+        self._encoder = encoder
+        self._waiter = waiter
+        self._reader = reader
+        self._stream_of = stream_of
+        self._facts = facts
+        self._policy = policy
+        self._batcher = Batcher[Addition, None](self._flush, max_items=MAX_ITEMS, max_size=MAX_BYTES)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        await self._batcher.run()
+
+    async def ask(self, call: Call, patience: float) -> Any:
+        """Raises SendTimeout when Redis does not take it; what its entity's owner refuses is tried again."""
+        clock = asyncio.get_running_loop().time
+        began, deadline, attempt = clock(), clock() + patience, 0
+        while True:
+            attempt += 1
+            waiting = await self.send(call, patience, deadline)
+            try:
+                return await self._reader.read(call, waiting, patience, deadline)
+            except (EntityNotAssigned, MailboxFull):
+                pause = next_delay(self._policy, attempt, clock() - began, random.random)
+                if pause is None or clock() + pause > deadline:
+                    raise
+            finally:
+                self._waiter.forget(waiting)
+            await asyncio.sleep(pause)
+
+    async def send(self, call: Call, patience: float, deadline: float) -> Waiting:
+        """Its reply is expected until `Waiter.forget`. `deadline` is a time of the loop."""
+        request = self._encoder.request(call, patience)
+        waiting = self._waiter.expect(request.request_id, persisted=False)
+        try:
+            await self._add(call, request, deadline)
+        except BaseException:
+            self._waiter.forget(waiting)
+            raise
+        return waiting
+
+    async def _add(self, call: Call, request: NewRequest, deadline: float) -> None:
+        # A repeat has the same request id: the owner takes a request that it has once only.
+        clock = asyncio.get_running_loop().time
+        addition = Addition(self._stream_of(self._shard(call)), request.envelope)
+        began, attempt = clock(), 0
+        while True:
+            attempt += 1
+            try:
+                return await until(self._batcher.submit(addition, len(request.envelope)), deadline)
+            except (RedisError, OSError, TimeoutError, BatcherClosed) as error:
+                pause = next_delay(self._policy, attempt, clock() - began, random.random)
+                if pause is None or clock() + pause > deadline or isinstance(error, BatcherClosed):
+                    raise _not_taken(call, request.request_id, error) from error
+            await asyncio.sleep(pause)
+
+    def _shard(self, call: Call) -> Shard:
+        group = self._facts.groups[call.entity.shard_group]
+        return Shard(group.name, shard_number(entity_hash(call.address.id), group.shards))
+
+    async def _flush(self, additions: Sequence[Addition]) -> Sequence[None]:
+        await self._streams.add(additions)
+        return [None] * len(additions)
+
+
+def _not_taken(call: Call, request_id: int, error: Exception) -> SendTimeout:
+    refused = SendTimeout(
+        f"Redis did not take {call.message.name} to {call.address}, which is volatile: {error or 'no answer'}",
+        accepted=Accepted.NO,
+        request_id=request_id,
+        advice="Volatile messages need Redis: send it again when it is back, or make the message persisted.",
+    )
+    refused.retryable = True
+    return refused

@@ -1,0 +1,79 @@
+"""One connection for one kind of work: opened when it is needed, and anew after it was lost."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from psycopg import Error
+from psycopg.pq import TransactionStatus
+
+from entityq.postgres.connect import Connection
+
+T = TypeVar("T")
+
+# Seconds, for one statement. Above what a loaded server needs: giving up earlier would only add to its load.
+STATEMENT_DEADLINE = 10.0
+
+
+class ConnectionLost(Exception):
+    """The connection ended, or was too slow, in the middle of a statement: its outcome is unknown."""
+
+
+class Session:
+    """Statements run one at a time, in the order of the calls."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        *,
+        first: Connection | None = None,
+        deadline: float = STATEMENT_DEADLINE,
+    ) -> None:
+        """`first` is used, and closed, as if `connect` had made it."""
+        self._connect = connect
+        self._connection = first
+        self._deadline = deadline
+        self._turn = asyncio.Lock()
+
+    async def run(self, statement: Callable[[Connection], Awaitable[T]]) -> T:
+        """What `statement` returns.
+
+        Raises ConnectionLost; PersistenceError when there is no connection to be had, and nothing was sent;
+        psycopg.Error when the server refused the statement, which then has changed nothing.
+        """
+        async with self._turn:
+            connection = self._connection
+            if connection is None or connection.closed:
+                self._connection = connection = await self._connect()
+            try:
+                async with asyncio.timeout(self._deadline):
+                    return await statement(connection)
+            except TimeoutError as error:
+                await self._drop(connection)
+                raise ConnectionLost(f"no answer within {self._deadline:g} s") from error
+            except Error as error:
+                if not _lost(connection, error):
+                    raise
+                await self._drop(connection)
+                raise ConnectionLost(" ".join(str(error).split())) from error
+            except Exception:
+                raise
+            except BaseException:
+                # Cancelled: the answer may still come, and must not be taken for the next statement's.
+                await self._drop(connection)
+                raise
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _drop(self, connection: Connection) -> None:
+        self._connection = None
+        await connection.close()
+
+
+def _lost(connection: Connection, error: Error) -> bool:
+    # A server that ends a session says so (class 57P) before the end of the connection is seen.
+    ending = (error.sqlstate or "").startswith(("08", "57P"))
+    return ending or connection.closed or connection.info.transaction_status is not TransactionStatus.IDLE
