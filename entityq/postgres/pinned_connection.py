@@ -92,7 +92,7 @@ class PinnedConnection:
             if self.lost.is_set():
                 self._connection.pgconn.finish()
 
-    def _outcome(self, statement: "asyncio.Task[Rows]") -> Rows:
+    def _outcome(self, statement: asyncio.Task[Rows]) -> Rows:
         self._statement = None
         error = statement.exception()
         if isinstance(error, Error) and not self._usable_after(error):
@@ -136,7 +136,7 @@ class PinnedConnection:
         self._notice = diagnostic.message_primary or ""
 
 
-def _retrieved(statement: "asyncio.Task[Rows]") -> None:
+def _retrieved(statement: asyncio.Task[Rows]) -> None:
     """Takes note of the error of a statement that nobody waits for any more."""
     if not statement.cancelled():
         statement.exception()
