@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime
+from typing import cast
 
 import click
 
@@ -96,7 +97,7 @@ def _value(reply: Reply) -> object:
 
 
 def _message(value: object) -> object:
-    return value["message"] if isinstance(value, dict) else value
+    return cast("dict[str, object]", value)["message"] if isinstance(value, dict) else value
 
 
 def _time(moment: datetime | None) -> str | None:

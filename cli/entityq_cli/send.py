@@ -151,13 +151,13 @@ async def _send(app: EntityQ, call: Call, *, wait: bool, as_json: bool) -> None:
         elif as_json:
             print_json(_accepted(receipt))
         else:
-            _say_repeat(receipt)
             click.echo(receipt.request_id)
+            if receipt.duplicate:
+                click.echo(_known(receipt), err=True)
 
 
 async def _wait(receipt: Receipt[Any], *, as_json: bool) -> None:
-    _say_repeat(receipt)
-    click.echo(f"request {receipt.request_id} accepted", err=True)
+    click.echo(_known(receipt) if receipt.duplicate else f"request {receipt.request_id}", err=True)
     try:
         value: object = await receipt
     except Failure as failure:
@@ -180,9 +180,8 @@ def _accepted(receipt: Receipt[Any]) -> dict[str, object]:
     }
 
 
-def _say_repeat(receipt: Receipt[Any]) -> None:
-    if receipt.duplicate:
-        click.echo("its primary key is known: the reply is the first request's", err=True)
+def _known(receipt: Receipt[Any]) -> str:
+    return f"request {receipt.request_id}: the primary key is known, the reply is the first one's"
 
 
 def _described(failure: Failure) -> dict[str, object]:

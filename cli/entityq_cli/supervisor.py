@@ -84,6 +84,7 @@ class Supervisor:
                 self._tasks.create_task(slot.run(), name=f"slot {place}")
             if self._options.reload:
                 self._tasks.create_task(self._watch_files(), name="file watch")
+        _log.info("worker.stopped exit=%d", self._code)
         return self._code
 
     def _handle_signals(self) -> None:
