@@ -1,6 +1,6 @@
 """What a runner reads from the outbox: unanswered requests in order, states, sweeps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from entityq.address import Address, entity_hash, signed64
 from entityq.postgres.connect import Connection
+from entityq.postgres.outbox import notify_unpublished
 from entityq.postgres.queries import load
 
 OUTBOX = load("outbox.sql")
@@ -73,14 +74,29 @@ class Backlog:
             found.setdefault(shard_id, []).append((request_id, hash_))
         return found
 
-    async def load_entity(self, shard_id: int, address: Address) -> StoredState:
+    async def notify_unpublished(self, namespace: str, shard_ids: Iterable[int]) -> None:
+        """Tell the owners of the shards, by NOTIFY, that they have requests that no stream has."""
+        async with self._pool.connection() as connection:
+            await notify_unpublished(connection, namespace, shard_ids)
+
+    async def load_entities(
+        self, places: Sequence[tuple[int, Address]]
+    ) -> dict[tuple[int, Address], StoredState]:
+        """The states of those entities (by shard id and address) that have one."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
-                TURNS["load_entity"],
-                {"shard_id": shard_id, "type": address.type, "entity_id": address.id},
+                TURNS["load_entities"],
+                {
+                    "shard_ids": [shard_id for shard_id, _ in places],
+                    "types": [address.type for _, address in places],
+                    "entity_ids": [address.id for _, address in places],
+                },
             )
-            row = await cursor.fetchone()
-        return StoredState(0, None) if row is None else StoredState(row[0], row[1])
+            rows = await cursor.fetchall()
+        return {
+            (shard_id, Address(type_, entity_id)): StoredState(version, state)
+            for shard_id, type_, entity_id, version, state in rows
+        }
 
     async def _fetch(self, name: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
         async with self._pool.connection() as connection:

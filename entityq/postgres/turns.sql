@@ -1,6 +1,7 @@
--- name: load_entity
-SELECT version, state FROM entity
-WHERE shard_id = %(shard_id)b AND type = %(type)b AND entity_id = %(entity_id)b
+-- name: load_entities
+SELECT e.shard_id, e.type, e.entity_id, e.version, e.state
+FROM unnest(%(shard_ids)b::integer[], %(types)b::text[], %(entity_ids)b::text[]) AS a (shard_id, type, entity_id)
+JOIN entity e ON e.shard_id = a.shard_id AND e.type = a.type AND e.entity_id = a.entity_id
 
 -- name: commit_turns
 -- The commit of many turns in one statement, on the session that holds the shards' advisory locks. Each

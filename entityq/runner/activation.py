@@ -17,12 +17,16 @@ from entityq.definition import EntityDefinition, MessageDefinition
 from entityq.runner.commit import Tenure
 from entityq.runner.mailbox import next_to_start
 from entityq.runner.request import Request
+from entityq.runner.turn_slots import TurnSlots
 
 log = logging.getLogger(__name__)
 
 
 class Turns(Protocol):
     """What an activation needs of its runner."""
+
+    @property
+    def slots(self) -> TurnSlots: ...
 
     def start(self, turn: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]": ...
 
@@ -92,7 +96,7 @@ class Activation:
         """Start what may start now."""
         while not self.ending and len(self.running) < self.definition.concurrency:
             place = next_to_start(self.mailbox, ordered_busy=self.ordered_busy)
-            if place is None:
+            if place is None or not self._turns.slots.take(self):
                 return
             request, concurrent = self.mailbox[place]
             del self.mailbox[place]
@@ -117,6 +121,7 @@ class Activation:
             if not concurrent:
                 self.ordered_busy = False
             self.last_used = self._clock()
+            self._turns.slots.give_back()
             self.pump()
             self._turns.drained(self)
 

@@ -44,13 +44,7 @@ class Committer:
     async def flush(self, batch: Sequence[Commit]) -> list[Committed | BaseException]:
         """One outcome per commit, in order. Raises LeaseLost when the session is gone."""
         outcomes: dict[int, Committed | BaseException] = {}
-        current: list[Commit] = []
-        for commit in batch:
-            if self._stale(commit):
-                outcomes[id(commit)] = NotApplied("the lease under which the turn started is gone")
-            else:
-                current.append(commit)
-        await self._commit(current, outcomes)
+        await self._commit(batch, outcomes)
         return [outcomes[id(commit)] for commit in batch]
 
     def _stale(self, commit: Commit) -> bool:
@@ -63,6 +57,11 @@ class Committer:
     async def _commit(
         self, batch: Sequence[Commit], outcomes: dict[int, Committed | BaseException], tries: int = 1
     ) -> None:
+        # Before every statement, because a shard can be given up between two of them.
+        for commit in batch:
+            if self._stale(commit):
+                outcomes[id(commit)] = NotApplied("the lease under which the turn started is gone")
+        batch = [commit for commit in batch if id(commit) not in outcomes]
         if not batch:
             return
         try:

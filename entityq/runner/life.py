@@ -45,9 +45,11 @@ from entityq.runner.request import Request
 from entityq.runner.residents import Residents
 from entityq.runner.resources import Resources
 from entityq.runner.shards import Shards
+from entityq.runner.state_loader import StateLoader
 from entityq.runner.sweeper import Sweeper
 from entityq.runner.turn import TurnLimits
 from entityq.runner.turn_sender import TurnSender
+from entityq.runner.turn_slots import TurnSlots
 from entityq.runner.turns import TurnDropped, Turns
 from entityq.snowflake import Snowflakes
 
@@ -100,8 +102,10 @@ class Life:
             max_items=COMMIT_BATCH,
             max_size=COMMIT_BYTES,
         )
+        self._loader = StateLoader(resources.backlog)
+        self.slots = TurnSlots(settings.max_turns)
         self._turns = Turns(
-            resources.backlog,
+            self._loader,
             sender_of=self._new_sender,
             commit=self._commit,
             applied=self._applied,
@@ -109,7 +113,6 @@ class Life:
             threads=resources.threads,
             serializer=resources.serializer,
             limits=self._limits,
-            slots=asyncio.Semaphore(settings.max_turns),
         )
         self.shards = self._new_shards()
         self._wake_stream = resources.keys.wake_stream(session.incarnation)
@@ -179,6 +182,7 @@ class Life:
                 self.start(self._reader.run(), "reader")
                 self.start(self._commits.run(), "committer")
                 self.start(self._announcer.run(), "announcer")
+                self.start(self._loader.run(), "state loader")
                 self.start(self._feeder.run(), "feeder")
                 self.start(self._sweeper.run(), "sweeper")
                 self.start(self._listener.run(), "listener")

@@ -3,31 +3,27 @@
 What can be decided without a server is in `turn.py`; this module puts the steps in order.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 
 from psycopg import Error as PostgresError
-from psycopg_pool import PoolTimeout
 
 from entityq.context import Turn, current_turn
 from entityq.definition import FORGET, MessageDefinition
 from entityq.definition import Activation as Instance
 from entityq.errors import EntityDefect, EntityQError
-from entityq.postgres.backlog import Backlog
 from entityq.replies import defect_reply
 from entityq.reply import Outcome, Reply
 from entityq.runner.activation import Activation
 from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendConflict
 from entityq.runner.request import Request
+from entityq.runner.state_loader import StateLoader
 from entityq.runner.turn import TurnLimits, handler_defect, perform
 from entityq.runner.turn_sender import TurnSender
 from entityq.serializer import Serializer
 
 log = logging.getLogger(__name__)
-
-PAUSE_AFTER_FAILURE = 0.2
 
 
 class TurnDropped(Exception):
@@ -42,12 +38,11 @@ class Turns:
         commit: submits to the committer and returns what became of the commit.
         applied: called after a commit, with the outgoing requests that are to be published.
         answer: called with the reply of a volatile request.
-        slots: bounds the turns at once.
     """
 
     def __init__(
         self,
-        backlog: Backlog,
+        loader: StateLoader,
         *,
         sender_of: Callable[[Request], TurnSender],
         commit: Callable[[Commit], Awaitable[Committed]],
@@ -56,9 +51,8 @@ class Turns:
         threads: Executor,
         serializer: Serializer,
         limits: TurnLimits,
-        slots: asyncio.Semaphore,
     ) -> None:
-        self._backlog = backlog
+        self._loader = loader
         self._sender_of = sender_of
         self._commit = commit
         self._applied = applied
@@ -66,17 +60,15 @@ class Turns:
         self._threads = threads
         self._serializer = serializer
         self._limits = limits
-        self._slots = slots
 
     async def take(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
         """One turn, to its end. Raises TurnDropped when it was not applied."""
-        async with self._slots:
-            if not request.envelope.persisted:
-                await self._volatile(activation, request, message)
-            elif message.concurrent:
-                await self._concurrent(activation, request, message)
-            else:
-                await self._ordered(activation, request, message)
+        if not request.envelope.persisted:
+            await self._volatile(activation, request, message)
+        elif message.concurrent:
+            await self._concurrent(activation, request, message)
+        else:
+            await self._ordered(activation, request, message)
 
     # ----- the three kinds of turns
 
@@ -113,22 +105,12 @@ class Turns:
             return activation.instance
         definition = activation.definition
         if not definition.stateless and activation.version == 0:
-            await self._load(activation)
+            stored = await self._loader.load(activation.tenure.shard_id, activation.address)
+            activation.version, activation.state = stored.version, stored.state
         instance = definition.new_activation(activation.address.id, definition.state.load(activation.state))
         await instance.on_activate()
         activation.instance = instance
         return instance
-
-    async def _load(self, activation: Activation) -> None:
-        while True:
-            try:
-                stored = await self._backlog.load_entity(activation.tenure.shard_id, activation.address)
-            except (PostgresError, PoolTimeout, OSError) as error:
-                log.warning("entity.load_failed entity=%s: %s", activation.address, error)
-                await asyncio.sleep(PAUSE_AFTER_FAILURE)
-            else:
-                activation.version, activation.state = stored.version, stored.state
-                return
 
     async def _read_only(self, activation: Activation) -> Instance:
         """A copy of the last committed state, with what the activation keeps in memory (`_` names)."""

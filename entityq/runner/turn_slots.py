@@ -1,0 +1,31 @@
+"""How many turns a runner works on at once, over all of its entities."""
+
+from collections import deque
+from typing import Protocol
+
+
+class Waits(Protocol):
+    """An activation that wants a slot."""
+
+    def pump(self) -> None: ...
+
+
+class TurnSlots:
+    """First come, first served. (asyncio.Semaphore looks at all of its waiters whenever one is woken.)"""
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+        self._waiting: deque[Waits] = deque()
+
+    def take(self, activation: Waits) -> bool:
+        """Whether there is a slot; if not, the activation is pumped when one is free."""
+        if self._free > 0:
+            self._free -= 1
+            return True
+        self._waiting.append(activation)
+        return False
+
+    def give_back(self) -> None:
+        self._free += 1
+        if self._waiting:
+            self._waiting.popleft().pump()
