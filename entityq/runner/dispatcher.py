@@ -74,6 +74,10 @@ class Dispatcher:
 
     def entry(self, owned: OwnedShard, raw: StreamEntry) -> None:
         """One entry of a shard's stream, in the order of the stream."""
+        if not raw.fields:
+            # It was deleted while it was pending: answered, or trimmed when this runner had read it.
+            self._host.acknowledge(owned.stream, [raw.entry_id])
+            return
         try:
             entry = decode_entry(raw.fields)
             envelope = decode_envelope(entry.envelope, self._limits)

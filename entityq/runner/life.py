@@ -6,7 +6,8 @@ is lost the whole life ends, and the runner starts another one that has nothing 
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from psycopg import Error as PostgresError
@@ -58,6 +59,7 @@ log = logging.getLogger(__name__)
 COMMIT_BATCH = 1_000
 COMMIT_BYTES = 8 * 1024 * 1024
 DRAIN_DEADLINE = 1.0
+PAUSE_AFTER_FAILURE = 1.0
 
 
 class LifeOver(Exception):
@@ -245,6 +247,11 @@ class Life:
             self._drop(activation, request)
         except (LeaseLost, BatcherClosed):
             log.info("turn.lease_lost request=%s entity=%s", request.request_id, activation.address)
+        except Exception:
+            # Ours, not the handler's. The request stays accepted; it is not hammered.
+            log.exception("turn.failed request=%s entity=%s", request.request_id, activation.address)
+            await asyncio.sleep(PAUSE_AFTER_FAILURE)
+            self._drop(activation, request)
         finally:
             self._prefetch.remove()
 
@@ -261,7 +268,13 @@ class Life:
     # ----- turns
 
     def _new_sender(self, request: Request) -> TurnSender:
-        return TurnSender(request, self._resources.client)
+        return TurnSender(request, self._resources.client, self._waiting)
+
+    @contextmanager
+    def _waiting(self) -> Generator[None]:
+        with self.slots.lent(), self._prefetch.lent(), self.residents.lent():
+            self._made_room()
+            yield
 
     async def _commit(self, commit: Commit) -> Committed:
         return await self._commits.submit(commit, commit.size)

@@ -1,6 +1,8 @@
 """How many requests a runner has read and not yet answered: bounded, so that a backlog stays in Postgres."""
 
 import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
 
 
 class Prefetch:
@@ -24,6 +26,15 @@ class Prefetch:
         self._count -= count
         if self._count <= self._limit // 2:
             self._room.set()
+
+    @contextmanager
+    def lent(self) -> Generator[None]:
+        """For the time that a turn waits for another one, which may still have to be read."""
+        self.remove()
+        try:
+            yield
+        finally:
+            self.add()
 
     async def room(self) -> None:
         await self._room.wait()

@@ -48,7 +48,6 @@ class Reader:
         self._room = room
         self._prefetch = prefetch
         self._block = block
-        self._recover = True
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
@@ -59,27 +58,23 @@ class Reader:
                     await self._read()
                 except GroupMissing as error:
                     log.warning("redis.groups_missing: %s; all shards catch up from the outbox", error)
-                    self._lose()
+                    self.connected.clear()
                 except (RedisError, OSError, TimeoutError) as error:
                     if self.connected.is_set():
                         log.warning("redis.read_failed: %s; reading from the outbox meanwhile", error)
-                    self._lose()
+                    self.connected.clear()
                     await asyncio.sleep(PAUSE_AFTER_FAILURE)
         finally:
             await self._reader.close()
 
-    def _lose(self) -> None:
-        self.connected.clear()
-        self._recover = True
-        for owned in self._shards.values():
-            owned.must_catch_up()
-
     async def _read(self) -> None:
         streams = [*self._shards, self._wake_stream]
-        if self._recover:
+        if not self.connected.is_set():
             await self._groups.ensure(streams)
             await self._read_own_pending(streams)
-            self._recover = False
+            # What was published meanwhile may be gone; once, because the sweep looks while Redis is down.
+            for owned in self._shards.values():
+                owned.must_catch_up()
             self.connected.set()
         count = min(MAX_COUNT, max(MIN_COUNT, self._prefetch // len(streams)))
         self._pass_on(await self._reader.read(streams, count=count, block=self._block))

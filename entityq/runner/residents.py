@@ -1,8 +1,8 @@
 """The activations of one runner: who is resident, who is idle, and whether there is room for another."""
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 from entityq.address import Address
 from entityq.runner.activation import Activation
@@ -15,8 +15,6 @@ class Residents:
         self._activations: dict[tuple[int, Address], Activation] = {}
         self._idle: OrderedDict[tuple[int, Address], Activation] = OrderedDict()
         self._limit = limit
-        self.room = asyncio.Event()
-        self.room.set()
 
     def __len__(self) -> int:
         return len(self._activations)
@@ -33,8 +31,15 @@ class Residents:
 
     def add(self, activation: Activation) -> None:
         self._activations[activation.tenure.shard_id, activation.address] = activation
-        if self.full:
-            self.room.clear()
+
+    @contextmanager
+    def lent(self) -> Generator[None]:
+        """For the time that a turn waits for another one, which may need a place: one more may be resident."""
+        self._limit += 1
+        try:
+            yield
+        finally:
+            self._limit -= 1
 
     def busy(self, activation: Activation) -> None:
         self._idle.pop((activation.tenure.shard_id, activation.address), None)
@@ -50,8 +55,6 @@ class Residents:
         if self._activations.get(key) is activation:
             del self._activations[key]
         self._idle.pop(key, None)
-        if not self.full:
-            self.room.set()
 
     def longest_idle(self) -> Activation | None:
         return next(iter(self._idle.values()), None)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol
@@ -35,12 +36,16 @@ class TurnSender:
 
     Args:
         client: the runner's own client.
+        waiting: entered while the turn waits for a reply: it then holds no place that others may need.
     """
 
-    def __init__(self, request: Request, client: TurnClient) -> None:
+    def __init__(
+        self, request: Request, client: TurnClient, waiting: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         self.sent: list[NewRequest] = []
         self._request = request
         self._client = client
+        self._waiting = waiting
         self._loop = asyncio.get_running_loop()
         self._asks = 0
         self._ended = False
@@ -99,7 +104,8 @@ class TurnSender:
             if call.entity.stateless:
                 # A task's address is a new id at each call; the repeat must meet the first at one address.
                 asked = replace(asked, address=task_address(call.address.type, key, lambda: 0))
-        return await self._client.ask(asked)
+        with self._waiting():
+            return await self._client.ask(asked)
 
     async def status(self, address: Address) -> EntityStatus:
         return await self._client.status(address)

@@ -1,6 +1,8 @@
 """How many turns a runner works on at once, over all of its entities."""
 
 from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -24,6 +26,15 @@ class TurnSlots:
             return True
         self._waiting.append(activation)
         return False
+
+    @contextmanager
+    def lent(self) -> Generator[None]:
+        """For the time that a turn only waits, its slot is somebody else's; it gets one back at once."""
+        self.give_back()
+        try:
+            yield
+        finally:
+            self._free -= 1
 
     def give_back(self) -> None:
         self._free += 1

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 
+from psycopg import DataError
 from psycopg import Error as PostgresError
 
 from entityq.context import Turn, current_turn
@@ -202,9 +203,10 @@ class Turns:
 def _refused(
     request: Request, outcome: NotApplied | SendConflict | PostgresError, limits: TurnLimits
 ) -> Reply | None:
-    """The reply to store instead, or None when the turn must be dropped."""
-    if isinstance(outcome, NotApplied):
-        return None
+    """The reply to store instead, or None when the turn must be dropped.
+
+    Only what the turn itself wants to write can be its defect; a lock, a full disk and the like pass.
+    """
     if isinstance(outcome, SendConflict):
         what = (
             f"the turn sends a request whose primary key is known, with another payload, as request "
@@ -214,4 +216,6 @@ def _refused(
             "turn.send_conflict request=%s entity=%s: %s", request.request_id, request.envelope.address, what
         )
         return defect_reply(request.request_id, EntityDefect, what, limits.reply)
-    return handler_defect(request, outcome, limits)
+    if isinstance(outcome, DataError):
+        return handler_defect(request, outcome, limits)
+    return None
