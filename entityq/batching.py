@@ -46,13 +46,14 @@ class Batcher(Generic[T, R]):
     def submit(self, item: T, size: int) -> asyncio.Future[R]:
         """Await the outcome. Cancelling (or settling) it takes the item out, unless a flush has it already.
 
-        Raises BatcherClosed, also later, when the batcher is closed.
+        It raises BatcherClosed when the batcher is closed, now or later.
         """
-        if self._closed:
-            raise BatcherClosed(started=False)
         outcome: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Pending(item, size, outcome))
-        self._arrived.set()
+        if self._closed:
+            outcome.set_exception(BatcherClosed(started=False))
+        else:
+            self._queue.append(_Pending(item, size, outcome))
+            self._arrived.set()
         return outcome
 
     async def run(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import random
 
 from entityq.batching import Batcher, BatcherClosed
-from entityq.client.deadline import until
+from entityq.client.deadline import expire, until
 from entityq.client.send import Acceptance, Held, Send
 from entityq.errors import Accepted, MailboxFull, PersistenceError, SendTimeout
 from entityq.retry import RetryPolicy, next_delay
@@ -22,48 +22,51 @@ class Acceptor:
     def __init__(self, inserts: Batcher[Send, Acceptance | Held], policy: RetryPolicy) -> None:
         self._inserts = inserts
         self._policy = policy
+        self._loop = asyncio.get_running_loop()
 
     async def accept(self, send: Send) -> Acceptance:
         """Raises PrimaryKeyConflict, PersistenceError, MailboxFull, MalformedMessage, SendTimeout."""
-        clock = asyncio.get_running_loop().time
-        began, attempt = clock(), 0
+        # No coroutine in between: thousands of callers wait in this function at once.
+        began, attempt = self._loop.time(), 0
         while True:
-            attempt += 1
+            future = self._inserts.submit(send, len(send.request.envelope) + ROW_OVERHEAD)
+            handle = self._loop.call_at(send.deadline, expire, future)
             try:
-                return await self._insert(send)
+                outcome = await future
+                break
             except MailboxFull:
-                pause = next_delay(self._policy, attempt, clock() - began, random.random)
-                if pause is None or clock() + pause > send.deadline:
+                attempt += 1
+                pause = next_delay(self._policy, attempt, self._loop.time() - began, random.random)
+                if pause is None or self._loop.time() + pause > send.deadline:
                     raise
+            except (TimeoutError, BatcherClosed) as error:
+                raise _not_accepted(send, error) from None
+            finally:
+                handle.cancel()
             await asyncio.sleep(pause)
+        return await self._held(send, outcome) if isinstance(outcome, Held) else outcome
 
-    async def _insert(self, send: Send) -> Acceptance:
-        size = len(send.request.envelope) + ROW_OVERHEAD
+    async def _held(self, send: Send, held: Held) -> Acceptance:
         try:
-            outcome = await until(self._inserts.submit(send, size), send.deadline)
-            if isinstance(outcome, Held):
-                outcome = await until(outcome.outcome, send.deadline + HELD_GRACE)
+            return await until(held.outcome, send.deadline + HELD_GRACE)
+        except SendTimeout:
+            raise
         except TimeoutError as error:
-            if isinstance(error, SendTimeout):
-                raise
-            raise _not_in_time(send) from None
-        except BatcherClosed as closed:
-            raise _closed(send, closed) from None
-        return outcome
+            raise _not_accepted(send, error) from None
 
 
-def _not_in_time(send: Send) -> SendTimeout:
+def _not_accepted(send: Send, error: TimeoutError | BatcherClosed) -> SendTimeout | PersistenceError:
+    what = f"{send.call.message.name} to {send.call.address}"
+    accepted = Accepted.UNKNOWN if send.started else Accepted.NO
+    if isinstance(error, BatcherClosed):
+        return PersistenceError(
+            f"The client was closed before {what} was stored",
+            accepted=accepted,
+            request_id=send.request.request_id,
+        )
     return SendTimeout(
-        f"{send.call.message.name} to {send.call.address} was not accepted in time",
-        accepted=Accepted.UNKNOWN if send.started else Accepted.NO,
+        f"{what} was not accepted in time",
+        accepted=accepted,
         request_id=send.request.request_id,
         advice="Send it again, with the same primary key if it has one.",
-    )
-
-
-def _closed(send: Send, closed: BatcherClosed) -> PersistenceError:
-    return PersistenceError(
-        f"The client was closed before {send.call.message.name} to {send.call.address} was stored",
-        accepted=Accepted.UNKNOWN if closed.started else Accepted.NO,
-        request_id=send.request.request_id,
     )

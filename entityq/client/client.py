@@ -1,7 +1,7 @@
 """The client: sends calls and waits for their replies, on one event loop."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Self
 
@@ -9,9 +9,11 @@ from psycopg import Error
 
 from entityq.address import Address
 from entityq.call import Call
-from entityq.client.blocking import GRACE, BlockingClient, HomeLoop, Work
+from entityq.client.blocking import BlockingClient, HomeLoop, Work
 from entityq.client.machinery import Machinery
+from entityq.client.replying import Replying
 from entityq.client.send import Acceptance, Send
+from entityq.client.waiter import Waiting
 from entityq.config import Servers, Settings
 from entityq.definition import EntityDefinition
 from entityq.errors import PersistenceError
@@ -72,15 +74,17 @@ class Client:
             return await self._send_volatile(call)
         request = self._machinery.encoder.request(call)
         acceptance = await self._machinery.acceptor.accept(Send(call, request, self._accept_by(call)))
-        return self._receipt(call, acceptance)
+        replying = Replying(self._home, partial(self._wait, call, acceptance), self._patience(call))
+        return replying.receipt(call, acceptance.request_id, duplicate=acceptance.duplicate)
 
     async def ask(self, call: Call) -> Any:
         """Raises what `send` does, the entity's Failure, and other EntityQErrors."""
-        timeout = self._reply_timeout(call, None)
+        timeout = self._patience(call)
         if not call.message.persisted:
             return await self._ask_volatile(call, timeout)
         machinery, deadline = self._machinery, self._loop.time() + timeout
-        await machinery.listen()
+        if not machinery.subscribed:
+            await machinery.listen()
         request = machinery.encoder.request(call, timeout)
         waiting = machinery.waiter.expect(request.request_id)
         try:
@@ -121,38 +125,13 @@ class Client:
         limit = self._settings.send_timeout
         return self._loop.time() + (limit if call.timeout is None else min(limit, call.timeout))
 
-    def _reply_timeout(self, call: Call, timeout: float | None) -> float:
-        if timeout is not None:
-            return timeout
+    def _patience(self, call: Call) -> float:
         return self._settings.ask_timeout if call.timeout is None else call.timeout
 
-    def _receipt(self, call: Call, acceptance: Acceptance) -> Receipt[Any]:
-        async def wait(patience: float | None) -> Any:
-            if acceptance.reply is None:
-                await self._machinery.listen()
-            limit = self._reply_timeout(call, patience)
-            return await self._machinery.reader.wait(call, acceptance, limit)
-
-        return self._new_receipt(call, acceptance.request_id, wait, duplicate=acceptance.duplicate)
-
-    def _new_receipt(
-        self,
-        call: Call,
-        request_id: int,
-        wait: Callable[[float | None], Coroutine[Any, Any, Any]],
-        *,
-        duplicate: bool,
-    ) -> Receipt[Any]:
-        """`wait` runs on this client's loop, wherever the receipt is waited for."""
-
-        async def wait_anywhere(patience: float | None) -> Any:
-            return await self._home.run(partial(wait, patience))
-
-        def block(patience: float | None) -> Any:
-            limit = self._reply_timeout(call, patience) + GRACE
-            return self._home.run_blocking(partial(wait, patience), limit)
-
-        return Receipt(request_id, call.address, duplicate=duplicate, wait=wait_anywhere, block=block)
+    async def _wait(self, call: Call, acceptance: Acceptance, patience: float) -> Any:
+        if acceptance.reply is None and not self._machinery.subscribed:
+            await self._machinery.listen()
+        return await self._machinery.reader.wait(call, acceptance, patience)
 
     def _run_blocking(self, work: Work[Any], seconds: float) -> Any:
         return self._home.run_blocking(lambda: work(self), seconds)
@@ -160,20 +139,21 @@ class Client:
     # ----- volatile
 
     async def _ask_volatile(self, call: Call, patience: float) -> Any:
-        await self._machinery.listen()
+        # Its reply is told once, on the channel.
+        await self._machinery.listen(patience)
         return await self._machinery.volatile.ask(call, patience)
 
     async def _send_volatile(self, call: Call) -> Receipt[Any]:
-        machinery, timeout = self._machinery, self._reply_timeout(call, None)
+        machinery, timeout = self._machinery, self._patience(call)
         deadline = self._loop.time() + timeout
-        await machinery.listen()
+        await machinery.listen(timeout)
         waiting = await machinery.volatile.send(call, timeout, deadline)
-        # The reply comes once, whether somebody waits for it by then or not.
         self._loop.call_at(deadline, machinery.waiter.forget, waiting)
 
-        async def wait(patience: float | None) -> Any:
-            limit = self._reply_timeout(call, patience)
-            by = min(deadline, self._loop.time() + limit)
-            return await machinery.reader.read(call, waiting, limit, by)
+        async def read(seconds: float) -> Any:
+            by = min(deadline, self._loop.time() + seconds)
+            # Who gives up leaves the reply to others who wait for the same receipt.
+            own = Waiting(waiting.request_id, asyncio.shield(waiting.reply), persisted=False)
+            return await machinery.reader.read(call, own, seconds, by)
 
-        return self._new_receipt(call, waiting.request_id, wait, duplicate=False)
+        return Replying(self._home, read, timeout).receipt(call, waiting.request_id, duplicate=False)

@@ -74,6 +74,7 @@ class Machinery:
         self._closing = asyncio.Event()
         self._stream_names: dict[int, bytes] = {}
         self._subscription: ReplySubscription | None = None
+        self._unheard = False
         self.encoder = Encoder(facts.namespace, self._id, ids)
         self.reads = Session(self._connect)
         self._notifier = Notifier(self.reads, facts.namespace)
@@ -125,22 +126,27 @@ class Machinery:
     def subscribed(self) -> bool:
         return self._subscription is not None and self._subscription.subscribed.is_set()
 
-    async def listen(self) -> None:
-        """Subscribes, the first time. Without the channel, replies are read from the outbox."""
-        if self._subscription is not None:
+    async def listen(self, seconds: float | None = None) -> None:
+        """Subscribes, the first time, and waits for it: `seconds`, or a moment unless that was in vain before.
+
+        Without the channel, replies are read from the outbox.
+        """
+        if self._subscription is None:
+            self._subscription = ReplySubscription(
+                open_connection(self._servers.redis_url, name=f"entityq-client-{self._id}"),
+                self._keys.reply_channel(self._id),
+                received=self.waiter.received,
+                interrupted=self.waiter.interrupted,
+            )
+            self._tasks.create_task(self._subscription.run(), name=f"entityq client {self._id} replies")
+        if self.subscribed or (self._unheard and seconds is None):
             return
-        self._subscription = ReplySubscription(
-            open_connection(self._servers.redis_url, name=f"entityq-client-{self._id}"),
-            self._keys.reply_channel(self._id),
-            received=self.waiter.received,
-            interrupted=self.waiter.interrupted,
-        )
-        self._tasks.create_task(self._subscription.run(), name=f"entityq client {self._id} replies")
         try:
-            async with asyncio.timeout(SUBSCRIBE_DEADLINE):
+            async with asyncio.timeout(SUBSCRIBE_DEADLINE if seconds is None else seconds):
                 await self._subscription.subscribed.wait()
+            self._unheard = False
         except TimeoutError:
-            pass
+            self._unheard = True
 
     async def close(self) -> None:
         """What is under way gets two seconds."""

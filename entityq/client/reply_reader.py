@@ -51,8 +51,7 @@ class ReplyReader:
         `patience` is the whole timeout in seconds, for the error.
         """
         try:
-            # Shielded: others may wait for the same receipt.
-            encoded = await until(asyncio.shield(waiting.reply), deadline)
+            encoded = await until(waiting.reply, deadline)
         except TimeoutError:
             members = await self._live_runners()
             raise explain_silence(call, waiting.request_id, patience, members) from None

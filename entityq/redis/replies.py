@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from entityq.redis.deadline import deadline
 from entityq.redis.keys import Keys
 
 VERSION = 1
@@ -71,10 +72,10 @@ def _pair(pair: object) -> Pair:
 class ReplyPublisher:
     """Tells clients their replies; nothing is kept for who does not listen."""
 
-    def __init__(self, redis: Redis, keys: Keys, *, deadline: float = PUBLISH_DEADLINE) -> None:
+    def __init__(self, redis: Redis, keys: Keys, *, seconds: float = PUBLISH_DEADLINE) -> None:
         self._redis = redis
         self._keys = keys
-        self._deadline = deadline
+        self._seconds = seconds
 
     async def publish(self, replies: Mapping[int, Sequence[tuple[int, bytes]]]) -> None:
         """By client id. Raises RedisError, OSError or TimeoutError: some may have been told."""
@@ -83,7 +84,7 @@ class ReplyPublisher:
             channel = self._keys.reply_channel(client)
             for message in encode_replies(pairs):
                 pipeline.execute_command("PUBLISH", channel, message)
-        async with asyncio.timeout(self._deadline):
+        async with deadline(self._seconds):
             await pipeline.execute()
 
 
@@ -101,7 +102,7 @@ class ReplySubscription:
         received: Callable[[Iterable[Pair]], None],
         interrupted: Callable[[], None],
     ) -> None:
-        self._connection = connection
+        self._connection: Any = connection  # its methods are not annotated
         self._channel = channel
         self._received = received
         self._interrupted = interrupted
