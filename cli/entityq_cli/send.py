@@ -119,7 +119,7 @@ def _new_call(app: EntityQ, address: str, message: str | None, given: Arguments)
             serializer=app.serializer,
         )
     except MalformedMessage as error:
-        raise usage_error(str(error)) from error
+        raise usage_error(f"{error.what}. {error.advice}".rstrip()) from error
 
 
 Locate = Callable[[str | None], Address]

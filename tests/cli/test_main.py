@@ -6,9 +6,9 @@ import sys
 
 import click
 import pytest
+from entityq_cli.main import cli
 
 from entityq.config import COMMAND_VARIABLES, PREFIX, declared_settings
-from entityq_cli.main import cli
 from tests.support.processes import CommandLine
 
 COMMANDS = ("worker", "send", "result", "status", "migrate", "health", "dev")

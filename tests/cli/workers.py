@@ -42,5 +42,7 @@ def runner_pids(worker: Running) -> set[int]:
 
 def write_app(directory: Path, text: str, name: str = "shop") -> str:
     """The -A of a module in `directory` with an app."""
-    (directory / f"{name}.py").write_text(f'from entityq import Entity, EntityQ, message\n\napp = EntityQ("shop")\n{text}')
+    (directory / f"{name}.py").write_text(
+        f'from entityq import Entity, EntityQ, message\n\napp = EntityQ("shop")\n{text}'
+    )
     return f"{name}:app"

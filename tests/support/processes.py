@@ -91,10 +91,17 @@ class Running:
         self.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """kill -9 for the process and all its children, and waits for it."""
+        """kill -9 for the process and all its children, a worker's runners included, and waits for them."""
+        children: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            children = self.children
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait(timeout=10)
+        for child in children:  # in sessions of their own
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=10)
 
     def wait(self, timeout: float = 30.0) -> Finished:
         """Waits for the end; kills it and fails after `timeout`."""

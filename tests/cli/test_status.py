@@ -1,0 +1,67 @@
+"""`entityq status`: who runs, and what waits."""
+
+import re
+from pathlib import Path
+
+from tests.cli.workers import BANK, start_worker
+from tests.support.processes import CommandLine
+from tests.support.servers import SHARDS
+from tests.support.waiting import eventually
+
+
+def test_without_runners(entityq: CommandLine, namespace: str) -> None:
+    for account in ("a", "b"):
+        entityq.run("send", "-A", BANK, f"Account/{account}", "deposit", "-a", '[5, "r1"]')
+
+    document = entityq.run("status", "-j")
+    text = entityq.run("status")
+
+    assert document.code == 0
+    (group,) = document.json()["groups"]
+    assert document.json()["namespace"] == namespace
+    assert document.json()["runners"] == []
+    assert (group["name"], group["shards"], group["held"], group["pending"]) == ("default", SHARDS, 0, 2)
+    assert 0 < group["oldest_seconds"] < 60
+    assert re.search(rf"^default +{SHARDS} +0 +2 +\d+\.\d s$", text.stdout, re.MULTILINE)
+
+
+def test_with_runners(entityq: CommandLine) -> None:
+    start_worker(entityq, "-n", "runner-%p", runners=2)
+
+    def shared() -> bool:
+        runners = entityq.run("status", "-j").json()["runners"]
+        return [sum(runner["shards"].values()) for runner in runners] == [SHARDS // 2, SHARDS // 2]
+
+    eventually(shared, 15, "shards held by both runners")
+    document = entityq.run("status", "-j").json()
+    text = entityq.run("status", "-A", BANK)
+
+    assert {runner["name"] for runner in document["runners"]} == {"runner-1", "runner-2"}
+    for runner in document["runners"]:
+        assert runner["incarnation"].isdecimal()
+        assert (runner["state"], runner["groups"]) == ("serving", ["default"])
+        assert runner["types"] == ["Account", "add"]
+        assert runner["joined_at"].endswith("Z")
+    (group,) = document["groups"]
+    assert (group["held"], group["pending"], group["oldest_seconds"]) == (SHARDS, 0, None)
+    assert re.search(rf"^runner-1 +\d+ +serving +default +{SHARDS // 2} +\d", text.stdout, re.MULTILINE)
+    assert "\x1b" not in text.stdout
+
+
+def test_an_unreachable_server(entityq: CommandLine) -> None:
+    url = "postgresql://nobody:secret@127.0.0.1:1/nothing"
+
+    finished = entityq.run("status", "-j", env={"ENTITYQ_POSTGRES_URL": url})
+
+    assert finished.code == 69
+    assert finished.json()["error"]["type"] == "PersistenceError"
+    assert "secret" not in finished.stdout + finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_several_namespaces_and_none_chosen(entityq: CommandLine, namespace: str, tmp_path: Path) -> None:
+    # The template of this database has a cluster too.
+    finished = entityq.run("status", env={"ENTITYQ_NAMESPACE": ""}, cwd=tmp_path)
+
+    assert finished.code == 2
+    assert f"has the namespaces template, {namespace}: set ENTITYQ_NAMESPACE." in finished.stderr
