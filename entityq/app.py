@@ -1,8 +1,8 @@
 """The composition root: registry, configuration, and the one place that knows concrete implementations."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, ParamSpec, Self, TypeVar, overload
@@ -13,12 +13,12 @@ from entityq.client.clients import Clients
 from entityq.codec import Limits
 from entityq.config import Servers, Settings
 from entityq.definition import EntityDefinition
-from entityq.embedded import start
 from entityq.entity import Entity
 from entityq.registration import EntityOptions, TaskOptions, define_entity, define_task
 from entityq.runner.opening import open_runner
 from entityq.runner.runner import Runner
 from entityq.serializer import Serializer
+from entityq.servers import AppServers
 from entityq.snowflake import Snowflakes, client_machine
 from entityq.task import Task, TaskDecorator
 
@@ -36,8 +36,9 @@ class EntityQ:
         self._overrides = overrides
         self._definitions: dict[str, EntityDefinition] = {}
         self._runner: Runner | None = None
-        # Embedded servers that clients of this process use; they stop when its last user has ended.
-        self._servers = ExitStack()
+        self._servers = AppServers(lambda: self.settings)
+        # Embedded servers of clients, which may be opened again at any time, run until the process ends.
+        self._kept = ExitStack()
 
     @cached_property
     def settings(self) -> Settings:
@@ -105,18 +106,12 @@ class EntityQ:
         runner = self._runner
         return runner is not None and runner.holds(Address(entity_type.__definition__.type, entity_id))
 
-    @contextmanager
-    def start_servers(self) -> Generator[Servers]:
+    def start_servers(self) -> AbstractContextManager[Servers]:
         """The configured servers; embedded ones where the settings ask for them, for as long as the context.
 
-        Raises UnsafeConfiguration without servers.
+        Blocks while they start. Raises UnsafeConfiguration without servers.
         """
-        configured = self.settings.servers()
-        if configured is not None:
-            yield configured
-            return
-        with start(self.settings.embedded_dir) as embedded:
-            yield Servers(embedded.postgres_url, embedded.postgres_url, embedded.redis_url)
+        return self._servers.use()
 
     async def __aenter__(self) -> Self:
         """Optional: connections are opened at their first use. `async with app` closes them at its end."""
@@ -138,7 +133,7 @@ class EntityQ:
         return Clients(self._open_client, lambda: self.settings)
 
     async def _open_client(self) -> Client:
-        servers = await asyncio.to_thread(self._servers.enter_context, self.start_servers())
+        servers = await asyncio.to_thread(self._kept.enter_context, self.start_servers())
         return await Client.open(self.settings, servers, self.definitions)
 
     @cached_property

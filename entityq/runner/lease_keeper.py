@@ -131,6 +131,8 @@ class LeaseKeeper:
         self._give_up(tasks, todo.give_up)
         if todo.acquire and not self._draining:
             acquired = await self._session.acquire(todo.acquire)
+            if acquired:
+                _log.info("leases.acquired incarnation=%s shards=%d", me, len(acquired))
             for shard_id, epoch in acquired.items():
                 self._owner.acquired(shard_id, epoch)
 

@@ -118,7 +118,7 @@ class Shards:
                 self._acknowledge(owned.stream, [entry.entry_id])
             else:
                 self._deliver(owned, entry)
-        log.info("shard.serving shard=%s epoch=%s", owned.shard, owned.tenure.epoch)
+        log.debug("shard.serving shard=%s epoch=%s", owned.shard, owned.tenure.epoch)
         await self._catching_up.run(owned)
 
     async def _join_stream(self, owned: OwnedShard) -> list[StreamEntry]:
