@@ -34,7 +34,10 @@ class Turn:
 
 current_turn: ContextVar[Turn | None] = ContextVar("entityq_current_turn", default=None)
 
+# Set where entityq.testing runs entities: what they send outside of a turn, as in on_activate, stays there.
+test_home: ContextVar[Home | None] = ContextVar("entityq_test_home", default=None)
+
 
 def sender_for(home: Home) -> Sender:
     turn = current_turn.get()
-    return home.sender() if turn is None else turn.sender
+    return (test_home.get() or home).sender() if turn is None else turn.sender

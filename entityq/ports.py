@@ -1,12 +1,14 @@
-"""What handles and messages need of those who carry calls."""
+"""What handles, messages and turns need of those who carry and keep things."""
 
 from typing import Any, Protocol
 
 from entityq.address import Address
 from entityq.call import Call
+from entityq.config import Settings
 from entityq.receipt import Receipt
 from entityq.serializer import Serializer
 from entityq.status import EntityStatus
+from entityq.stored_state import StoredState
 
 
 class BlockingSender(Protocol):
@@ -37,6 +39,9 @@ class Home(Protocol):
     """Where an entity type or a task belongs: the app, or a test client."""
 
     @property
+    def settings(self) -> Settings: ...
+
+    @property
     def serializer(self) -> Serializer:
         """Of payloads."""
         ...
@@ -46,3 +51,9 @@ class Home(Protocol):
     def sender(self) -> Sender:
         """Used outside of turns."""
         ...
+
+
+class States(Protocol):
+    """The committed states of entities: in Postgres, and in entityq.testing in memory."""
+
+    async def load(self, shard_id: int, address: Address) -> StoredState: ...

@@ -55,6 +55,14 @@ class Task(Generic[P, R, D]):
         """The task as a message with these options; calling that asks."""
         return self._message().options(timeout=timeout, primary_key=primary_key, headers=headers)
 
+    @property
+    def home(self) -> Home:
+        return self._home
+
+    def at_home(self, home: Home) -> "Task[P, R, D]":
+        """The same task, sent through `home`."""
+        return Task(self._function, self.definition, home)
+
     def __repr__(self) -> str:
         return f"<task {self.definition.type}>"
 

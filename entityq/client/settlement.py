@@ -41,8 +41,12 @@ def judge(send: Send, known: KnownRequests) -> Acceptance | EntityQError | Again
             return Acceptance(request.request_id, Stored(same_id.shard_id, same_id.seq))
         return Again.COLLISION
     first = None if request.key_digest is None else known.by_digest.get(request.key_digest)
-    if first is None:
-        return Again.VANISHED
+    return Again.VANISHED if first is None else repeat(send, first)
+
+
+def repeat(send: Send, first: Known) -> Acceptance | PrimaryKeyConflict:
+    """Of a send whose primary key is known: `first` has it."""
+    request = send.request
     if first.payload_hash != request.payload_hash:
         return PrimaryKeyConflict(
             f"{request.address} was sent {request.message} with primary key {send.call.primary_key!r} "

@@ -10,6 +10,7 @@ from entityq.address import Address, entity_hash, signed64
 from entityq.postgres.connect import Connection
 from entityq.postgres.outbox import notify_unpublished
 from entityq.postgres.queries import load
+from entityq.stored_state import StoredState
 
 OUTBOX = load("outbox.sql")
 TURNS = load("turns.sql")
@@ -22,14 +23,6 @@ class Row:
     seq: int
     request_id: int
     envelope: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StoredState:
-    """The last committed state of an entity; version 0 and None when it has none."""
-
-    version: int
-    state: bytes | None
 
 
 class Backlog:

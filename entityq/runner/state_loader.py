@@ -9,7 +9,8 @@ from psycopg_pool import PoolTimeout
 
 from entityq.address import Address
 from entityq.batching import Batcher
-from entityq.postgres.backlog import Backlog, StoredState
+from entityq.postgres.backlog import Backlog
+from entityq.stored_state import StoredState
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from entityq.context import Turn, current_turn
 from entityq.definition import FORGET, MessageDefinition
 from entityq.definition import Activation as Instance
 from entityq.errors import EntityDefect, EntityQError
+from entityq.ports import States
 from entityq.replies import defect_reply
 from entityq.reply import Outcome, Reply
 from entityq.runner.activation import Activation
 from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendConflict
 from entityq.runner.request import Request
-from entityq.runner.state_loader import StateLoader
 from entityq.runner.turn import TurnLimits, handler_defect, perform
 from entityq.runner.turn_sender import TurnSender
 from entityq.serializer import Serializer
@@ -43,7 +43,7 @@ class Turns:
 
     def __init__(
         self,
-        loader: StateLoader,
+        states: States,
         *,
         sender_of: Callable[[Request], TurnSender],
         commit: Callable[[Commit], Awaitable[Committed]],
@@ -53,7 +53,7 @@ class Turns:
         serializer: Serializer,
         limits: TurnLimits,
     ) -> None:
-        self._loader = loader
+        self._states = states
         self._sender_of = sender_of
         self._commit = commit
         self._applied = applied
@@ -106,7 +106,7 @@ class Turns:
             return activation.instance
         definition = activation.definition
         if not definition.stateless and activation.version == 0:
-            stored = await self._loader.load(activation.tenure.shard_id, activation.address)
+            stored = await self._states.load(activation.tenure.shard_id, activation.address)
             activation.version, activation.state = stored.version, stored.state
         instance = definition.new_activation(activation.address.id, definition.state.load(activation.state))
         await instance.on_activate()
