@@ -1,0 +1,152 @@
+"""The test client: the home of the handles and tasks that a test uses."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+
+from entityq.client.blocking import refuse_running_loop
+from entityq.client.client_thread import ClientThread
+from entityq.config import Settings
+from entityq.definition import EntityDefinition
+from entityq.entity import Entity, new_handle
+from entityq.errors import EntityQError
+from entityq.ports import Home, Sender
+from entityq.serializer import Serializer
+from entityq.task import Task
+from entityq.testing.in_process import InProcess
+
+E = TypeVar("E", bound=Entity)
+Other = TypeVar("Other", bound=Entity)
+P = ParamSpec("P")
+R = TypeVar("R")
+D = TypeVar("D")
+
+# Seconds: to start a thread.
+OPEN_DEADLINE = 10.0
+
+Member = type[Entity] | Task[..., Any, Any]
+
+
+class InProcessClient(Generic[E]):
+    """Use it with `async with`, or in sync code with `with`: the entities then run in a thread's event loop.
+
+    Each one starts with nothing; its settings (limits, timeouts, serializer) are the app's.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = members
+        self._home = _common_home(members)
+        self._definitions = {definition.type: definition for definition in map(_definition, members)}
+        self._sender: InProcess | None = None
+        self._thread: ClientThread | None = None
+
+    @overload
+    def at(self, entity_id: str) -> E: ...
+
+    @overload
+    def at(self, entity_id: str, cls: type[Other]) -> Other: ...
+
+    def at(self, entity_id: str, cls: type[Entity] | None = None) -> Entity:
+        """The handle of an entity, of the first class unless another one is given. Raises MalformedMessage."""
+        chosen = cls or self._members[0]
+        if isinstance(chosen, Task):
+            raise TypeError(f"{chosen!r} has no entities: use client.task({chosen.definition.type})")
+        return new_handle(chosen, entity_id, self)
+
+    def task(self, task: Task[P, R, D]) -> Task[P, R, D]:
+        """The task, sent through this client."""
+        return task.at_home(self)
+
+    async def settle(self) -> None:
+        """Waits until every request is answered, those that turns have sent too. Raises SendTimeout."""
+        await self.sender().settle()
+
+    def settle_blocking(self) -> None:
+        """The same in sync code."""
+        self.sender().settle_blocking()
+
+    # ----- Home
+
+    @property
+    def settings(self) -> Settings:
+        return self._home.settings
+
+    @property
+    def serializer(self) -> Serializer:
+        return self._home.serializer
+
+    def new_id(self) -> int:
+        return self._home.new_id()
+
+    def sender(self) -> InProcess:
+        if self._sender is None:
+            raise EntityQError(
+                "The test client is not open", advice="Use `async with testing.client(...) as client:`."
+            )
+        return self._sender
+
+    # ----- open and close
+
+    async def __aenter__(self) -> Self:
+        self._sender = await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        sender, self._sender = self.sender(), None
+        await sender.close()
+
+    def __enter__(self) -> Self:
+        refuse_running_loop()
+        self._thread = ClientThread(self._open)
+        self._sender = self._thread.run(_itself, OPEN_DEADLINE)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sender = None
+        if self._thread is not None:
+            self._thread.close()
+
+    async def _open(self) -> InProcess:
+        return await InProcess.open(self, self._definitions)
+
+
+@overload
+def client(entity: type[E], /, *others: Member) -> InProcessClient[E]: ...
+
+
+@overload
+def client(task: Task[..., Any, Any], /, *others: Member) -> InProcessClient[Entity]: ...
+
+
+def client(first: Member, /, *others: Member) -> InProcessClient[Any]:
+    """A test client for entity classes and tasks of one app, all that the test's turns send to included.
+
+    Raises TypeError for what belongs to no app, or to several.
+    """
+    return InProcessClient((first, *others))
+
+
+async def _itself(sender: Sender) -> Sender:
+    return sender
+
+
+def _definition(member: Member) -> EntityDefinition:
+    if isinstance(member, Task):
+        return member.definition
+    definition: EntityDefinition | None = getattr(member, "__definition__", None)
+    if definition is None or definition.cls is not member:
+        raise TypeError(f"{member.__name__} belongs to no app: decorate it with @app.entity")
+    return definition
+
+
+def _common_home(members: Sequence[Member]) -> Home:
+    for member in members:
+        _definition(member)
+    first, *others = [member.home if isinstance(member, Task) else member.__home__ for member in members]
+    if any(home is not first for home in others):
+        raise TypeError("a test client is for entities and tasks of one app")
+    return first

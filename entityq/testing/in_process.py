@@ -1,0 +1,258 @@
+"""A cluster of one process without servers: the client, the runner, and an outbox in memory.
+
+What decides how an entity behaves is the runner's own code (activations, turns, the sender of a turn, the
+judgement of a repeat). Missing is what servers are for: nothing survives the process, nothing is retried.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Self
+
+from entityq.address import Address
+from entityq.call import Call
+from entityq.client.blocking import GRACE, BlockingClient, HomeLoop, Work
+from entityq.client.encoding import Encoder
+from entityq.client.send import Send
+from entityq.client.silence import explain_silence
+from entityq.codec import Limits
+from entityq.context import test_home
+from entityq.definition import EntityDefinition, MessageDefinition
+from entityq.envelope import decode_envelope
+from entityq.errors import EntityQError, MailboxFull, RunnerNotRegistered, SendTimeout
+from entityq.ports import Home
+from entityq.postgres.outbox import NewRequest
+from entityq.receipt import Receipt
+from entityq.replies import defect_reply, result_of
+from entityq.reply import Reply, decode_reply
+from entityq.runner.activation import Activation
+from entityq.runner.commit import Applied, Commit, Tenure
+from entityq.runner.passivation import Passivation
+from entityq.runner.request import Request
+from entityq.runner.residents import Residents
+from entityq.runner.turn import TurnLimits
+from entityq.runner.turn_sender import TurnSender
+from entityq.runner.turn_slots import TurnSlots
+from entityq.runner.turns import Turns
+from entityq.snowflake import Snowflakes, client_machine
+from entityq.status import EntityStatus
+from entityq.testing.memory_outbox import SHARD, MemoryOutbox
+
+TENURE = Tenure(incarnation=1, shard_id=SHARD, epoch=1)
+
+
+class InProcess:
+    """A Sender. Made by `open` on the event loop that runs the entities; ended by `close`."""
+
+    def __init__(self, home: Home, definitions: Mapping[str, EntityDefinition]) -> None:
+        settings = home.settings
+        ids = Snowflakes(client_machine())
+        self.slots = TurnSlots(settings.max_turns)
+        self._definitions = definitions
+        self._settings = settings
+        self._encoder = Encoder(settings.namespace, ids.new(), ids)
+        self._envelopes = Limits(max_bytes=settings.max_payload + 65_536)
+        self._limits = TurnLimits(Limits(settings.max_reply), Limits(settings.max_state))
+        self._outbox = MemoryOutbox()
+        self._replies: dict[int, asyncio.Future[bytes]] = {}
+        self._residents = Residents(settings.max_resident)
+        self._passivation = Passivation(self._residents, self, ended=lambda: None)
+        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="entityq turn")
+        self._turns = Turns(
+            self._outbox,
+            sender_of=lambda request: TurnSender(request, self, self.slots.lent),
+            commit=self._outbox.commit,
+            applied=self._applied,
+            answer=self._answer,
+            threads=self._threads,
+            serializer=home.serializer,
+            limits=self._limits,
+        )
+        self._loop = asyncio.get_running_loop()
+        self._home_loop = HomeLoop()
+        self._tasks = asyncio.TaskGroup()
+        self._started = asyncio.Event()
+        self._closing = asyncio.Event()
+        # As in another process: handlers see nothing of the context of whoever opened this, or sends to them.
+        self._context = contextvars.Context()
+        self._context.run(test_home.set, home)
+        self._main = self._loop.create_task(self._run(), name="entityq testing", context=self._context)
+
+    @classmethod
+    async def open(cls, home: Home, definitions: Mapping[str, EntityDefinition]) -> Self:
+        in_process = cls(home, definitions)
+        await in_process._started.wait()
+        return in_process
+
+    async def close(self) -> None:
+        """Turns that still run are cancelled. Raises what ended this before."""
+        self._closing.set()
+        await self._main
+
+    async def _run(self) -> None:
+        try:
+            async with self._tasks:
+                self.start(self._passivation.run(), "passivation")
+                self._started.set()
+                await self._closing.wait()
+                raise _Closed
+        except* _Closed:
+            pass
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        for activation in self._residents:
+            await activation.end_instance()
+
+    # ----- Sender
+
+    async def send(self, call: Call) -> Receipt[Any]:
+        receipt: Receipt[Any] = await self._home_loop.run(partial(self._send, call))
+        return receipt
+
+    async def ask(self, call: Call) -> Any:
+        return await self._home_loop.run(partial(self._ask, call))
+
+    async def status(self, address: Address) -> EntityStatus:
+        return self._outbox.status(address)
+
+    def blocking(self) -> BlockingClient:
+        settings = self._settings
+        return BlockingClient(
+            self._run_blocking, send_timeout=settings.send_timeout, ask_timeout=settings.ask_timeout
+        )
+
+    def new_request(self, call: Call) -> NewRequest:
+        """For a turn. Raises RunnerNotRegistered."""
+        self._require_known(call)
+        return self._encoder.request(call)
+
+    # ----- for tests
+
+    async def settle(self) -> None:
+        """Waits until every request is answered. Raises SendTimeout after the setting ask_timeout."""
+        await self._home_loop.run(self._settle)
+
+    def settle_blocking(self) -> None:
+        self._home_loop.run_blocking(self._settle, self._settings.ask_timeout + GRACE)
+
+    async def _settle(self) -> None:
+        limit = self._settings.ask_timeout
+        deadline = self._loop.time() + limit
+        while waiting := {reply for reply in self._replies.values() if not reply.done()}:
+            done = await self._first_done(waiting, deadline - self._loop.time())
+            if not done:
+                raise SendTimeout(f"{len(waiting)} requests are not answered within {limit:g} s")
+
+    # ----- from the call to the mailbox
+
+    async def _send(self, call: Call) -> Receipt[Any]:
+        request_id, duplicate = self._accept(call, None)
+
+        async def wait(patience: float | None) -> Any:
+            return await self._home_loop.run(partial(self._result, call, request_id, patience))
+
+        def block(patience: float | None) -> Any:
+            limit = self._patience(call, patience) + GRACE
+            return self._home_loop.run_blocking(partial(self._result, call, request_id, patience), limit)
+
+        return Receipt(request_id, call.address, duplicate=duplicate, wait=wait, block=block)
+
+    async def _ask(self, call: Call) -> Any:
+        request_id, _ = self._accept(call, self._patience(call, None))
+        return await self._result(call, request_id, None)
+
+    def _accept(self, call: Call, timeout: float | None) -> tuple[int, bool]:
+        """The id of the request that is to be waited for, and whether its primary key was known."""
+        self._require_open()
+        self._require_known(call)
+        request = self._encoder.request(call, timeout)
+        if not call.message.persisted:
+            self._deliver(request.envelope, 0)
+            return request.request_id, False
+        acceptance = self._outbox.insert(Send(call, request, self._loop.time()))
+        if acceptance.stored is not None:
+            self._deliver(request.envelope, acceptance.stored.seq)
+        return acceptance.request_id, acceptance.duplicate
+
+    def _deliver(self, encoded: bytes, seq: int) -> None:
+        envelope = decode_envelope(encoded, self._envelopes)
+        definition = self._definitions[envelope.address.type]
+        request = Request(envelope, SHARD, seq, None)
+        self._replies[envelope.request_id] = self._loop.create_future()
+        activation = self._residents.get(SHARD, envelope.address)
+        if activation is None:
+            activation = Activation(definition, envelope.address, TENURE, self)
+            self._residents.add(activation)
+        elif not envelope.persisted and activation.queued >= definition.mailbox_capacity:
+            text = f"the mailbox of {envelope.address} is full: try again later"
+            self._answer(request, defect_reply(request.request_id, MailboxFull, text, self._limits.reply))
+            return
+        self._residents.busy(activation)
+        activation.deliver(request, definition.messages[envelope.message])
+
+    def _require_known(self, call: Call) -> None:
+        if self._definitions.get(call.address.type) is not call.entity:
+            raise RunnerNotRegistered(
+                f"{call.address} cannot get {call.message.name}: this test client has no {call.address.type}",
+                advice=f"Add it: testing.client(..., {call.address.type}).",
+            )
+
+    def _require_open(self) -> None:
+        if self._closing.is_set():
+            raise EntityQError("The test client is closed", advice="Send inside of its `with` block.")
+
+    # ----- what activations and passivation call
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return self._tasks.create_task(work, name=f"entityq testing {name}", context=self._context.copy())
+
+    async def take_turn(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
+        await self._turns.take(activation, request, message)
+
+    def drained(self, activation: Activation) -> None:
+        if activation.idle and activation.definition.stateless:
+            self._residents.remove(activation)
+        elif activation.idle:
+            self._residents.became_idle(activation)
+
+    # ----- from the turn to the reply
+
+    def _applied(self, commit: Commit, applied: Applied) -> None:
+        for row in applied.sent:
+            self._deliver(row.request.envelope, row.seq)
+        self._replies[commit.request.request_id].set_result(commit.encoded_reply)
+
+    def _answer(self, request: Request, reply: Reply) -> None:
+        self._replies[request.request_id].set_result(reply.encode())
+
+    async def _result(self, call: Call, request_id: int, patience: float | None) -> Any:
+        limit, reply = self._patience(call, patience), self._replies[request_id]
+        await self._first_done({reply}, limit)
+        if not reply.done():
+            raise explain_silence(call, request_id, limit, None)
+        return result_of(decode_reply(request_id, reply.result()), call.message, self._limits.reply)
+
+    async def _first_done(
+        self, replies: set[asyncio.Future[bytes]], seconds: float
+    ) -> set[asyncio.Future[Any]]:
+        """Those of the replies that are there. Raises what ended all turns, if something did."""
+        waited: set[asyncio.Future[Any]] = {*replies, self._main}
+        done, _ = await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if self._main in done and not done & replies:
+            self._main.result()
+            raise EntityQError("The test client was closed before the request was answered")
+        return done
+
+    def _patience(self, call: Call, patience: float | None) -> float:
+        if patience is not None:
+            return patience
+        return self._settings.ask_timeout if call.timeout is None else call.timeout
+
+    def _run_blocking(self, work: Work[Any], seconds: float) -> Any:
+        return self._home_loop.run_blocking(lambda: work(self), seconds)
+
+
+class _Closed(Exception):
+    """Ends the tasks."""
