@@ -71,7 +71,8 @@ class StreamReader:
                 await connection.send_command(
                     b"XREADGROUP", b"GROUP", CONSUMER_GROUP, self._consumer, *arguments
                 )
-                return await connection.read_response()
+                reply: Any = await connection.read_response()
+                return reply
         except ResponseError as error:
             if str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise GroupMissing(str(error)) from error
@@ -83,8 +84,8 @@ class StreamReader:
 
 
 def parse_entries(reply: Any) -> list[StreamEntry]:
-    """The entries of an XREADGROUP reply, stream by stream in the order of each stream."""
-    streams: Iterable[Any] = reply.items() if isinstance(reply, dict) else reply or ()
+    """The entries of an XREADGROUP reply in RESP2, stream by stream in the order of each stream."""
+    streams: Iterable[tuple[bytes, Any]] = reply or ()
     return [
         StreamEntry(stream, entry_id, dict(zip(fields[::2], fields[1::2], strict=True)) if fields else {})
         for stream, entries in streams
@@ -102,7 +103,7 @@ class StreamGroups:
 
     async def ensure(self, streams: Sequence[bytes]) -> None:
         """Create the streams and their groups where they are missing."""
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline: Any = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.execute_command("XGROUP", "CREATE", stream, CONSUMER_GROUP, "0", "MKSTREAM")
         for result in await self._execute(pipeline, raise_on_error=False):
@@ -114,19 +115,19 @@ class StreamGroups:
         claimed: list[StreamEntry] = []
         cursor: bytes = b"0-0"
         while True:
-            pipeline = self._redis.pipeline(transaction=False)
+            pipeline: Any = self._redis.pipeline(transaction=False)
             pipeline.execute_command(
                 "XAUTOCLAIM", stream, CONSUMER_GROUP, self._consumer, 0, cursor, "COUNT", CLAIM_PAGE
             )
             (result,) = await self._execute(pipeline, raise_on_error=True)
             cursor, entries = result[0], result[1]
-            claimed += parse_claimed(stream, entries)
+            claimed += [StreamEntry(stream, entry_id, fields or {}) for entry_id, fields in entries]
             if cursor == b"0-0":
                 return claimed
 
     async def acknowledge(self, entries: Mapping[bytes, Sequence[bytes]]) -> None:
         """XACK and XDEL, per stream. Raises RedisError, OSError or TimeoutError."""
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline: Any = self._redis.pipeline(transaction=False)
         for stream, entry_ids in entries.items():
             pipeline.execute_command("XACK", stream, CONSUMER_GROUP, *entry_ids)
             pipeline.execute_command("XDEL", stream, *entry_ids)
@@ -134,23 +135,23 @@ class StreamGroups:
 
     async def wake(self, stream: bytes) -> None:
         """One entry, so that a blocking read that includes `stream` returns."""
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline: Any = self._redis.pipeline(transaction=False)
         pipeline.execute_command("XADD", stream, "MAXLEN", 1, "*", "w", "")
         pipeline.execute_command("PEXPIRE", stream, WAKE_EXPIRY_MS)
         await self._execute(pipeline, raise_on_error=True)
 
     async def remove_consumers(self, streams: Sequence[bytes]) -> None:
         """Remove other consumers that have nothing pending (their entries were claimed first)."""
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline: Any = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.execute_command("XINFO", "CONSUMERS", stream, CONSUMER_GROUP)
-        found = await self._execute(pipeline, raise_on_error=False)
-        removal = self._redis.pipeline(transaction=False)
+        found = await self._execute(pipeline, raise_on_error=True)
+        removal: Any = self._redis.pipeline(transaction=False)
         for stream, consumers in zip(streams, found, strict=True):
             for name in idle_consumers(consumers, self._consumer):
                 removal.execute_command("XGROUP", "DELCONSUMER", stream, CONSUMER_GROUP, name)
         if len(removal):
-            await self._execute(removal, raise_on_error=False)
+            await self._execute(removal, raise_on_error=True)
 
     async def _execute(self, pipeline: Any, *, raise_on_error: bool) -> list[Any]:
         async with asyncio.timeout(self._deadline):
@@ -158,29 +159,6 @@ class StreamGroups:
         return result
 
 
-def parse_claimed(stream: bytes, entries: Iterable[Any]) -> list[StreamEntry]:
-    """Claimed entries; redis-py has parsed them to (id, fields) pairs, fields None or {} when deleted."""
-    parsed: list[StreamEntry] = []
-    for entry_id, fields in entries:
-        if entry_id is None:
-            continue
-        parsed.append(StreamEntry(stream, entry_id, as_mapping(fields or {})))
-    return parsed
-
-
-def as_mapping(fields: Any) -> dict[Any, Any]:
-    """Names and values, which RESP2 gives as a flat list."""
-    return fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
-
-
-def idle_consumers(consumers: Any, own: bytes) -> list[bytes]:
-    """Names of other consumers without pending entries, from an XINFO CONSUMERS reply."""
-    if not isinstance(consumers, list):
-        return []
-    names: list[bytes] = []
-    for consumer in consumers:
-        fields = as_mapping(consumer)
-        by_name = {key if isinstance(key, str) else key.decode(): value for key, value in fields.items()}
-        if by_name.get("name") != own and by_name.get("pending") == 0:
-            names.append(by_name["name"])
-    return names
+def idle_consumers(consumers: Iterable[Mapping[str, Any]], own: bytes) -> list[bytes]:
+    """Names of the other consumers that have nothing pending."""
+    return [each["name"] for each in consumers if each["name"] != own and each["pending"] == 0]

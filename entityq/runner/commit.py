@@ -31,7 +31,7 @@ class Commit:
     version: int | None = None
     state: bytes | None = None
     forget: bool = False
-    sends: list[NewRequest] = field(default_factory=list)
+    sends: list[NewRequest] = field(default_factory=list[NewRequest])
 
     @property
     def size(self) -> int:

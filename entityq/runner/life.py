@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 from psycopg import Error as PostgresError
@@ -78,15 +79,16 @@ class Life:
         self._snowflakes = Snowflakes(session.number)
         self._tasks = asyncio.TaskGroup()
         self._over = asyncio.Event()
+        self._context = copy_context()
         self._limits = TurnLimits(Limits(settings.max_reply), Limits(settings.max_state))
         self.residents = Residents(settings.max_resident)
-        self._deferrals = Deferrals()
+        self.deferrals = Deferrals()
         self._prefetch = Prefetch(settings.prefetch)
         self._passivation = Passivation(self.residents, self, ended=self._made_room)
         self._dispatcher = Dispatcher(
             resources.definitions,
             self.residents,
-            self._deferrals,
+            self.deferrals,
             self._prefetch,
             self,
             max_payload=settings.max_payload,
@@ -130,7 +132,7 @@ class Life:
         )
         self._feeder = Feeder(
             resources.backlog,
-            self._deferrals,
+            self.deferrals,
             self.residents,
             self.shards.by_id,
             resources.definitions,
@@ -140,7 +142,7 @@ class Life:
         self._sweeper = Sweeper(
             resources.backlog,
             self.shards.by_id,
-            self._deferrals,
+            self.deferrals,
             redis_up=self._reader.connected,
             interval=settings.sweep_interval,
         )
@@ -169,7 +171,7 @@ class Life:
             groups=self._stream_groups,
             catching_up=catching_up,
             residents=self.residents,
-            deferrals=self._deferrals,
+            deferrals=self.deferrals,
             deliver=self._dispatcher.entry,
             acknowledge=self.acknowledge,
             drop=self._empty_mailbox,
@@ -202,7 +204,10 @@ class Life:
         self._over.set()
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        return self._tasks.create_task(work, name=f"entityq {self._session.incarnation} {name}")
+        # In a context of its own: a turn that ends starts the next one, which must not inherit its variables.
+        return self._tasks.create_task(
+            work, name=f"entityq {self._session.incarnation} {name}", context=self._context.copy()
+        )
 
     # ----- what the lease keeper calls
 
@@ -262,7 +267,7 @@ class Life:
                 self.residents.remove(activation)
             else:
                 self.residents.became_idle(activation)
-        if self._deferrals:
+        if self.deferrals:
             self._feeder.wake()
 
     # ----- turns
@@ -366,5 +371,5 @@ class Life:
         self._announcer.shards_changed()
 
     def _made_room(self) -> None:
-        if self._deferrals:
+        if self.deferrals:
             self._feeder.wake()

@@ -66,7 +66,8 @@ class Bench:
 
     async def one(self, query: str, *values: object) -> Any:
         row = await (await self.connection.execute(query.encode(), values)).fetchone()
-        return row if row is None or len(row) > 1 else row[0]
+        found: Any = row
+        return found if found is None or len(found) > 1 else found[0]
 
     async def state(self, address: Address) -> Any:
         return await self.one("SELECT version, state FROM entity WHERE entity_id = %s", address.id)
