@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
@@ -71,8 +71,7 @@ class StreamReader:
                 await connection.send_command(
                     b"XREADGROUP", b"GROUP", CONSUMER_GROUP, self._consumer, *arguments
                 )
-                reply: Any = await connection.read_response()
-                return reply
+                return cast("Any", await connection.read_response())
         except ResponseError as error:
             if str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise GroupMissing(str(error)) from error
@@ -159,6 +158,7 @@ class StreamGroups:
         return result
 
 
-def idle_consumers(consumers: Iterable[Mapping[str, Any]], own: bytes) -> list[bytes]:
-    """Names of the other consumers that have nothing pending."""
-    return [each["name"] for each in consumers if each["name"] != own and each["pending"] == 0]
+def idle_consumers(consumers: Iterable[Sequence[Any]], own: bytes) -> list[bytes]:
+    """Names of the other consumers that have nothing pending, from an XINFO CONSUMERS reply in RESP2."""
+    described: list[dict[bytes, Any]] = [dict(zip(each[::2], each[1::2], strict=True)) for each in consumers]
+    return [each[b"name"] for each in described if each[b"name"] != own and each[b"pending"] == 0]
