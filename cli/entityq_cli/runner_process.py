@@ -40,7 +40,7 @@ class RunnerProcess:
                     *command(theirs.fileno()),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
-                    # Ctrl-C in a terminal goes to the worker alone, which tells its runners once.
+                    # Ctrl-C in a terminal must not end the programs that handlers have started.
                     start_new_session=True,
                 )
             except BaseException:

@@ -62,23 +62,23 @@ class Slot:
             )
             await pause(self._stopping, delay)
 
-    async def replace(self) -> bool:
+    async def replace(self) -> str | None:
         """Starts another runner and, once it serves, ends the old one.
 
-        False when the new one ended before it served: the old one goes on.
+        Or returns why the new one ended before it served: the old one goes on.
         """
         async with self._starting:
             old = self._runner
             if old is None or old.ended.is_set():
-                return True  # `run` is about to start one
+                return None  # `run` is about to start one
             new = await self._start(self._index)
             await new.settled.wait()
             if not new.serving:
-                return False
+                return new.refused.sentence if new.refused else f"It ended with {new.exit_code}."
             self._runner = new
         old.signal(signal.SIGTERM)
         await old.ended.wait()
-        return True
+        return None
 
     async def _current(self) -> RunnerProcess:
         async with self._starting:

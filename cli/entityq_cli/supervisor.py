@@ -152,7 +152,7 @@ class Supervisor:
         if stage <= self._stage:
             return
         self._stage = stage
-        if not self._code:
+        if not self._code or stage > Stage.DRAIN:  # else it was refused, and has said why
             _log.info("worker.stopping stage=%s: %s", stage.name.lower(), _HOW[stage])
         if stage > Stage.DRAIN:
             self._code = self._code or ExitCode.FAILED
@@ -186,9 +186,11 @@ class Supervisor:
         for slot in self._slots:
             if self._stopping.is_set():
                 return
-            if not await slot.replace():
-                if not self._stopping.is_set():
-                    _log.error("worker.restart_given_up: the new runner did not serve, the old ones go on")
+            failure = await slot.replace()
+            if failure is not None and not self._stopping.is_set():
+                _log.error(
+                    "worker.restart_given_up: the old runners go on, a new one cannot serve. %s", failure
+                )
                 return
         _log.info("worker.restarted runners=%d", len(self._slots))
 

@@ -28,6 +28,12 @@ async def hang(file: str) -> str:
     return "ended"
 
 @app.task
+def program(file: str) -> str:
+    import subprocess
+    subprocess.run(["sh", "-c", f"touch {file}; while test -e {file}; do sleep 0.01; done"], check=True)
+    return "ended"
+
+@app.task
 def block(file: str) -> str:
     import time
     Path(file).write_text("running")
@@ -119,11 +125,11 @@ def test_a_drain_waits_for_running_turns(
     assert result(entityq, request_id) == "success"
 
 
-def test_ctrl_c_in_a_terminal_reaches_the_whole_group_and_drains(
+def test_ctrl_c_in_a_terminal_drains_and_spares_the_programs_of_handlers(
     entityq: CommandLine, tmp_path: Path
 ) -> None:
     worker = start_worker(entityq, app=write_app(tmp_path, HANGING), cwd=tmp_path)
-    file, request_id = hang(entityq, tmp_path)
+    file, request_id = hang(entityq, tmp_path, "program")
 
     os.killpg(worker.pid, signal.SIGINT)
     worker.wait_for("worker.stopping stage=drain")
@@ -187,7 +193,6 @@ def test_the_third_signal_kills(entityq: CommandLine, tmp_path: Path) -> None:
     for pid in pids:  # a frozen one does not hear the first two
         os.kill(pid, signal.SIGSTOP)
 
-    print(pids, [psutil.Process(pid).status() for pid in pids])
     for stage in ("drain", "cold", "hard"):
         worker.terminate()
         worker.wait_for(f"worker.stopping stage={stage}")
@@ -341,6 +346,7 @@ def test_a_crashing_app_is_restarted_with_growing_pauses(entityq: CommandLine, t
 
 def test_stderr_and_stdout_of_handlers_are_the_workers(entityq: CommandLine, tmp_path: Path) -> None:
     app = write_app(tmp_path, "@app.task\ndef say() -> None:\n    print('said', flush=True)\n")
+    (tmp_path / "click.py").write_text("raise ImportError('not the one that is meant')")
     worker = start_worker(entityq, app=app, cwd=tmp_path)
 
     sent = entityq.run("send", "-A", app, "say", "--wait", cwd=tmp_path)
