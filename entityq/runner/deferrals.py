@@ -1,5 +1,6 @@
 """Entities whose mailbox overflowed: until a read returns everything, they are fed from the outbox."""
 
+import asyncio
 from collections import OrderedDict
 
 from entityq.address import Address, entity_hash, signed64
@@ -14,6 +15,8 @@ class Deferrals:
     def __init__(self, limit: int = 10_000) -> None:
         self._entities: OrderedDict[tuple[int, Address], bool] = OrderedDict()
         self._limit = limit
+        # Set when a deferred entity may have room again.
+        self.room = asyncio.Event()
 
     def __contains__(self, entity: tuple[int, Address]) -> bool:
         return entity in self._entities
@@ -28,6 +31,11 @@ class Deferrals:
     def defer(self, shard_id: int, address: Address) -> None:
         """A request of the entity was left in the outbox."""
         self._entities[shard_id, address] = True
+
+    def look_again(self) -> None:
+        """A mailbox drained, or an activation ended: whoever is deferred may have room now."""
+        if self._entities:
+            self.room.set()
 
     def begin_read(self, shard_id: int, address: Address) -> None:
         """A read of the entity's requests is about to be sent: what is dropped from now on is not in it."""

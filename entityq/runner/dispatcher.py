@@ -7,9 +7,7 @@ decoded, checked by its shard's intake, admitted to a mailbox, or left where it 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
-from entityq.address import Address
 from entityq.codec import Limits
 from entityq.definition import EntityDefinition, MessageDefinition
 from entityq.entry import decode_entry
@@ -18,6 +16,8 @@ from entityq.errors import EntityQError, MailboxFull, RunnerNotRegistered
 from entityq.postgres.backlog import Row
 from entityq.redis.consumer import StreamEntry
 from entityq.runner.activation import Activation
+from entityq.runner.activations import Activations
+from entityq.runner.answers import Answers
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.intake import Arrival, Verdict
 from entityq.runner.mailbox import Admission, admission
@@ -29,26 +29,12 @@ from entityq.runner.residents import Residents
 log = logging.getLogger(__name__)
 
 
-class Host(Protocol):
-    """What the dispatcher asks of its runner."""
-
-    def acknowledge(self, stream: bytes, entry_ids: list[bytes]) -> None: ...
-
-    def refuse(self, request: Request, error: type[EntityQError], text: str) -> None: ...
-
-    def answer_unreadable(self, owned: OwnedShard, row: Row, error: EntityQError) -> None: ...
-
-    def new_activation(
-        self, definition: EntityDefinition, address: Address, owned: OwnedShard
-    ) -> Activation: ...
-
-    def make_room(self) -> bool:
-        """Passivate the longest idle activation, if there is one; whether there is room now."""
-        ...
-
-
 class Dispatcher:
-    """Hands requests to activations, in order."""
+    """Hands requests to activations, in order.
+
+    Args:
+        make_room: passivates the longest idle activation, if there is one; whether there is room now.
+    """
 
     def __init__(
         self,
@@ -56,8 +42,10 @@ class Dispatcher:
         residents: Residents,
         deferrals: Deferrals,
         prefetch: Prefetch,
-        host: Host,
         *,
+        activations: Activations,
+        answers: Answers,
+        make_room: Callable[[], bool],
         max_payload: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -65,7 +53,9 @@ class Dispatcher:
         self._residents = residents
         self._deferrals = deferrals
         self._prefetch = prefetch
-        self._host = host
+        self._activations = activations
+        self._answers = answers
+        self._make_room = make_room
         # An envelope is its payload and its headers; the payload's own limit is checked when it is decoded.
         self._limits = Limits(max_bytes=max_payload + 65_536)
         self._clock = clock
@@ -76,7 +66,7 @@ class Dispatcher:
         """One entry of a shard's stream, in the order of the stream."""
         if not raw.fields:
             # It was deleted while it was pending: answered, or trimmed when this runner had read it.
-            self._host.acknowledge(owned.stream, [raw.entry_id])
+            self._answers.acknowledge(owned, [raw.entry_id])
             return
         try:
             entry = decode_entry(raw.fields)
@@ -84,7 +74,7 @@ class Dispatcher:
         except (EntityQError, UnknownFormat, ValueError) as error:
             # The outbox has what was accepted; what only the stream has was never a request of ours.
             log.warning("stream.entry_unreadable shard=%s entry=%r: %s", owned.shard, raw.entry_id, error)
-            self._host.acknowledge(owned.stream, [raw.entry_id])
+            self._answers.acknowledge(owned, [raw.entry_id])
             owned.must_catch_up()
             return
         if not entry.persisted:
@@ -96,7 +86,7 @@ class Dispatcher:
         if verdict is Verdict.DELIVER:
             self._deliver(owned, Request(envelope, owned.shard_id, entry.seq, raw.entry_id))
         elif verdict is Verdict.DROP:
-            self._host.acknowledge(owned.stream, [raw.entry_id])
+            self._answers.acknowledge(owned, [raw.entry_id])
 
     def arrival(self, owned: OwnedShard, arrival: Arrival) -> None:
         """An entry that waited for the end of a pass."""
@@ -106,7 +96,7 @@ class Dispatcher:
         envelope = request.envelope
         deadline = envelope.deadline_ms
         if deadline is not None and deadline < self._clock() * 1000:
-            self._host.acknowledge(owned.stream, [request.entry_id] if request.entry_id else [])
+            self._answers.acknowledge(owned, [request.entry_id] if request.entry_id else [])
         elif owned.intake.take_volatile(request.request_id):
             self._deliver(owned, request)
 
@@ -122,7 +112,7 @@ class Dispatcher:
             return True
         except EntityQError as error:
             log.error("request.unreadable shard=%s request=%s: %s", owned.shard, row.request_id, error)
-            self._host.answer_unreadable(owned, row, error)
+            self._answers.unreadable(owned, row, error)
             return True
         return self._deliver(owned, Request(envelope, owned.shard_id, row.seq, None))
 
@@ -159,7 +149,7 @@ class Dispatcher:
             resident=activation is not None,
             queued=activation.queued if activation is not None else 0,
             capacity=definition.mailbox_capacity,
-            room_for_residents=not self._residents.full or (activation is None and self._host.make_room()),
+            room_for_residents=not self._residents.full or (activation is None and self._make_room()),
         )
 
     def _admit(
@@ -171,8 +161,7 @@ class Dispatcher:
         activation: Activation | None,
     ) -> None:
         if activation is None:
-            activation = self._host.new_activation(definition, request.envelope.address, owned)
-            self._residents.add(activation)
+            activation = self._activations.new(definition, request.envelope.address, owned)
         self._residents.busy(activation)
         self._prefetch.add()
         activation.deliver(request, message)
@@ -181,12 +170,12 @@ class Dispatcher:
         owned.intake.forget(request.request_id)
         self._deferrals.defer(owned.shard_id, request.envelope.address)
         if request.entry_id is not None:
-            self._host.acknowledge(owned.stream, [request.entry_id])
+            self._answers.acknowledge(owned, [request.entry_id])
 
     def _refuse(self, owned: OwnedShard, request: Request) -> None:
         owned.intake.forget(request.request_id)
         address = request.envelope.address
-        self._host.refuse(request, MailboxFull, f"the mailbox of {address} is full: try again later")
+        self._answers.refuse(request, MailboxFull, f"the mailbox of {address} is full: try again later")
 
     def _leave_for_newer_code(self, owned: OwnedShard, request: Request) -> None:
         envelope = request.envelope
@@ -200,7 +189,7 @@ class Dispatcher:
                 envelope.message,
             )
         if not envelope.persisted:
-            self._host.refuse(
+            self._answers.refuse(
                 request,
                 RunnerNotRegistered,
                 f"this runner does not know {envelope.address.type}.{envelope.message}",
@@ -208,4 +197,4 @@ class Dispatcher:
             return
         owned.blocked.add(envelope.address)
         if request.entry_id is not None:
-            self._host.acknowledge(owned.stream, [request.entry_id])
+            self._answers.acknowledge(owned, [request.entry_id])

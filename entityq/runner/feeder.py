@@ -14,6 +14,7 @@ from entityq.runner.deferrals import Deferrals
 from entityq.runner.intake import Verdict
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.residents import Residents
+from entityq.runner.shard_table import ShardTable
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Feeder:
         backlog: Backlog,
         deferrals: Deferrals,
         residents: Residents,
-        shards: Mapping[int, OwnedShard],
+        shards: ShardTable,
         definitions: Mapping[str, EntityDefinition],
         *,
         deliver: Callable[[OwnedShard, Row], bool],
@@ -42,16 +43,12 @@ class Feeder:
         self._definitions = definitions
         self._deliver = deliver
         self._make_room = make_room
-        self._wake = asyncio.Event()
-
-    def wake(self) -> None:
-        self._wake.set()
 
     async def run(self) -> None:
         while True:
-            await self._wake.wait()
-            # Cleared before looking: what drains meanwhile wakes again.
-            self._wake.clear()
+            await self._deferrals.room.wait()
+            # Cleared before looking: what drains meanwhile sets it again.
+            self._deferrals.room.clear()
             for shard_id, address in self._deferrals.oldest(AT_ONCE):
                 if self._ready(shard_id, address):
                     await self._feed(shard_id, address)
@@ -78,7 +75,7 @@ class Feeder:
             log.warning("entity.feed_failed entity=%s: %s", address, error)
             self._deferrals.end_read(shard_id, address, everything=False)
             await asyncio.sleep(PAUSE_AFTER_FAILURE)
-            self.wake()
+            self._deferrals.look_again()
             return
         finally:
             owned.intake.end_read()
@@ -86,7 +83,7 @@ class Feeder:
         if not self._deferrals.end_read(shard_id, address, everything=everything):
             activation = self._residents.get(shard_id, address)
             if activation is None or activation.idle:
-                self.wake()
+                self._deferrals.look_again()
 
     def _admit(self, owned: OwnedShard, rows: list[Row]) -> bool:
         """Whether all rows were admitted or known; stops at the first that was not, to keep the order."""

@@ -3,7 +3,6 @@ callers' own transactions. A missed notification costs the time until the next s
 
 import asyncio
 import logging
-from collections.abc import Mapping
 
 from psycopg import Error as PostgresError
 from psycopg.sql import SQL, Identifier
@@ -11,7 +10,7 @@ from psycopg.sql import SQL, Identifier
 from entityq.errors import PersistenceError
 from entityq.postgres.connect import connect
 from entityq.postgres.outbox import parse_unpublished, unpublished_channel
-from entityq.runner.owned_shard import OwnedShard
+from entityq.runner.shard_table import ShardTable
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +20,7 @@ PAUSE_AFTER_FAILURE = 1.0
 class Listener:
     """One connection of its own, because a pooled one cannot wait."""
 
-    def __init__(self, url: str, schema: str, namespace: str, shards: Mapping[int, OwnedShard]) -> None:
+    def __init__(self, url: str, schema: str, namespace: str, shards: ShardTable) -> None:
         self._url = url
         self._schema = schema
         self._channel = unpublished_channel(namespace)

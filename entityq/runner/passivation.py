@@ -7,7 +7,7 @@ from collections.abc import Callable
 from entityq.entity import Entity
 from entityq.runner.activation import Activation
 from entityq.runner.residents import Residents
-from entityq.runner.shards import Tasks
+from entityq.runner.tasks import StartsTasks
 
 LOOK_EVERY = 1.0
 
@@ -22,7 +22,7 @@ class Passivation:
     def __init__(
         self,
         residents: Residents,
-        tasks: Tasks,
+        tasks: StartsTasks,
         *,
         ended: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,

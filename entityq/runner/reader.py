@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from redis.exceptions import RedisError
 
 from entityq.redis.consumer import GroupMissing, StreamEntry, StreamGroups, StreamReader
 from entityq.runner.owned_shard import OwnedShard
+from entityq.runner.shard_table import ShardTable
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,6 @@ class Reader:
     way is only there. After a missing group (Redis was flushed or restarted empty) all shards catch up.
 
     Args:
-        shards: the owned shards, by stream.
         room: returns when the mailboxes have room for more.
         wake_stream: an entry in it ends a blocking read, so that a new shard is read at once.
     """
@@ -32,7 +32,7 @@ class Reader:
         self,
         reader: StreamReader,
         groups: StreamGroups,
-        shards: Mapping[bytes, OwnedShard],
+        shards: ShardTable,
         *,
         wake_stream: bytes,
         deliver: Callable[[OwnedShard, StreamEntry], None],
@@ -68,12 +68,12 @@ class Reader:
             await self._reader.close()
 
     async def _read(self) -> None:
-        streams = [*self._shards, self._wake_stream]
+        streams = [*self._shards.streams, self._wake_stream]
         if not self.connected.is_set():
             await self._groups.ensure(streams)
             await self._read_own_pending(streams)
             # What was published meanwhile may be gone; once, because the sweep looks while Redis is down.
-            for owned in self._shards.values():
+            for owned in self._shards:
                 owned.must_catch_up()
             self.connected.set()
         count = min(MAX_COUNT, max(MIN_COUNT, self._prefetch // len(streams)))
@@ -88,7 +88,7 @@ class Reader:
 
     def _pass_on(self, entries: list[StreamEntry]) -> None:
         for entry in entries:
-            owned = self._shards.get(entry.stream)
+            owned = self._shards.reading(entry.stream)
             # Without an owner here it is the wake entry, or the shard was given up: its next owner claims it.
             if owned is not None:
                 self._deliver(owned, entry)

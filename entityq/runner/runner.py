@@ -49,7 +49,7 @@ class Runner:
         if group is None or self._life is None:
             return False
         number = shard_number(entity_hash(address.id), group.shards)
-        return group.first_shard + number in self._life.shards.by_id
+        return group.first_shard + number in self._life.shards
 
     async def run(self) -> None:
         """Returns when `stop` has drained it. Raises UnsafeConfiguration when it may not run here."""

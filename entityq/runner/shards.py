@@ -6,74 +6,83 @@ giving up      stop reading -> drop what has not started -> running turns end an
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from entityq.postgres.facts import Facts
 from entityq.redis.consumer import StreamEntry, StreamGroups
+from entityq.redis.keys import Keys
+from entityq.redis.publisher import Publisher
 from entityq.runner.activation import Activation
 from entityq.runner.catching_up import CatchingUp
 from entityq.runner.commit import Tenure
 from entityq.runner.deferrals import Deferrals
+from entityq.runner.intake import ShardIntake
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.residents import Residents
+from entityq.runner.shard_table import ShardTable
+from entityq.runner.tasks import Tasks
 
 log = logging.getLogger(__name__)
-
-
-class Tasks(Protocol):
-    """Starts tasks that end with the incarnation."""
-
-    def start(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]": ...
 
 
 class Shards:
     """Implements the owner that the lease keeper talks to.
 
     Args:
-        new_shard: makes the OwnedShard of a lease.
         deliver: dispatches a claimed stream entry.
-        drop: takes the requests that have not started out of an activation's mailbox.
-        wake_reader: makes the reader read the streams as they are now.
+        empty_mailbox: takes the requests that have not started out of an activation.
+        changed: called when the readable shards are others.
     """
 
     def __init__(
         self,
+        table: ShardTable,
         tasks: Tasks,
         *,
         incarnation: int,
-        new_shard: Callable[[Tenure], OwnedShard],
+        facts: Facts,
+        keys: Keys,
+        new_publisher: Callable[[], Publisher],
         groups: StreamGroups,
         catching_up: CatchingUp,
         residents: Residents,
         deferrals: Deferrals,
         deliver: Callable[[OwnedShard, StreamEntry], None],
-        acknowledge: Callable[[bytes, list[bytes]], None],
-        drop: Callable[[Activation], None],
-        wake_reader: Callable[[], None],
+        acknowledge: Callable[[OwnedShard, list[bytes]], None],
+        empty_mailbox: Callable[[Activation], None],
+        changed: Callable[[], None],
     ) -> None:
-        self.by_id: dict[int, OwnedShard] = {}
-        self.by_stream: dict[bytes, OwnedShard] = {}
+        self._table = table
         self._tasks = tasks
         self._incarnation = incarnation
-        self._new_shard = new_shard
+        self._facts = facts
+        self._keys = keys
+        self._new_publisher = new_publisher
         self._groups = groups
         self._catching_up = catching_up
         self._residents = residents
         self._deferrals = deferrals
         self._deliver = deliver
         self._acknowledge = acknowledge
-        self._drop = drop
-        self._wake_reader = wake_reader
+        self._empty_mailbox = empty_mailbox
+        self._changed = changed
         self._serving: dict[int, asyncio.Task[None]] = {}
 
     # ----- the lease keeper's owner
 
     def acquired(self, shard_id: int, epoch: int) -> None:
         """The lease is ours: take the shard over."""
-        owned = self._new_shard(Tenure(self._incarnation, shard_id, epoch))
-        self.by_id[shard_id] = owned
+        shard = self._facts.shard(shard_id)
+        owned = OwnedShard(
+            shard,
+            Tenure(self._incarnation, shard_id, epoch),
+            self._keys.stream(shard),
+            ShardIntake(),
+            self._new_publisher(),
+        )
+        self._table.add(owned)
         self._serving[shard_id] = self._tasks.start(self._serve(owned), f"serve {owned.shard}")
 
     async def release(self, shard_id: int) -> None:
@@ -81,16 +90,15 @@ class Shards:
 
         The lease keeper cancels it after the termination time: what still runs then is abandoned.
         """
-        owned = self.by_id.pop(shard_id, None)
+        owned = self._table.remove(shard_id)
         if owned is None:
             return
-        if self.by_stream.pop(owned.stream, None) is not None:
-            self._wake_reader()
+        self._changed()
         self._serving.pop(shard_id).cancel()
         activations = self._residents.of_shard(shard_id)
         running = [task for activation in activations for task in activation.running]
         for activation in activations:
-            self._drop(activation)
+            self._empty_mailbox(activation)
         try:
             if running:
                 await asyncio.wait(running)
@@ -109,13 +117,13 @@ class Shards:
 
     async def _serve(self, owned: OwnedShard) -> None:
         claimed = await self._join_stream(owned)
-        self.by_stream[owned.stream] = owned
-        self._wake_reader()
+        self._table.make_readable(owned)
+        self._changed()
         await self._catching_up.until_serving(owned)
         for entry in claimed:
             # The pass has read every accepted request; only volatile ones live in the stream alone.
             if entry.persisted:
-                self._acknowledge(owned.stream, [entry.entry_id])
+                self._acknowledge(owned, [entry.entry_id])
             else:
                 self._deliver(owned, entry)
         log.debug("shard.serving shard=%s epoch=%s", owned.shard, owned.tenure.epoch)

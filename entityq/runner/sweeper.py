@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
 
 from psycopg import Error as PostgresError
 from psycopg_pool import PoolTimeout
@@ -10,6 +9,7 @@ from psycopg_pool import PoolTimeout
 from entityq.postgres.backlog import Backlog
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.owned_shard import OwnedShard
+from entityq.runner.shard_table import ShardTable
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Sweeper:
     def __init__(
         self,
         backlog: Backlog,
-        shards: Mapping[int, OwnedShard],
+        shards: ShardTable,
         deferrals: Deferrals,
         *,
         redis_up: asyncio.Event,
@@ -65,7 +65,7 @@ class Sweeper:
         position = await self._backlog.position()
         seen_before = self._position if self._redis_up.is_set() else position
         self._position = position
-        quiet = [shard_id for shard_id, owned in self._shards.items() if not owned.intake.catching_up]
+        quiet = [owned.shard_id for owned in self._shards if not owned.intake.catching_up]
         if not quiet or not seen_before:
             return
         for shard_id, rows in (await self._backlog.sweep(quiet, seen_before, PAGE)).items():

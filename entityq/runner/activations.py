@@ -1,0 +1,113 @@
+"""Makes the activations of one incarnation, runs their turns, and undoes what was not applied."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from entityq.address import Address
+from entityq.batching import BatcherClosed
+from entityq.definition import EntityDefinition, MessageDefinition
+from entityq.errors import EntityNotAssigned
+from entityq.postgres.pinned_connection import LeaseLost
+from entityq.runner.activation import Activation
+from entityq.runner.answers import Answers
+from entityq.runner.deferrals import Deferrals
+from entityq.runner.owned_shard import OwnedShard
+from entityq.runner.prefetch import Prefetch
+from entityq.runner.request import Request
+from entityq.runner.residents import Residents
+from entityq.runner.shard_table import ShardTable
+from entityq.runner.tasks import Tasks
+from entityq.runner.turn_slots import TurnSlots
+from entityq.runner.turns import TurnDropped, Turns
+
+log = logging.getLogger(__name__)
+
+PAUSE_AFTER_FAILURE = 1.0
+
+
+class Activations:
+    """What an activation sees of its runner."""
+
+    def __init__(
+        self,
+        turns: Turns,
+        answers: Answers,
+        shards: ShardTable,
+        tasks: Tasks,
+        *,
+        slots: TurnSlots,
+        prefetch: Prefetch,
+        residents: Residents,
+        deferrals: Deferrals,
+    ) -> None:
+        self.slots = slots
+        self._turns = turns
+        self._answers = answers
+        self._shards = shards
+        self._tasks = tasks
+        self._prefetch = prefetch
+        self._residents = residents
+        self._deferrals = deferrals
+
+    def new(self, definition: EntityDefinition, address: Address, owned: OwnedShard) -> Activation:
+        activation = Activation(definition, address, owned.tenure, self)
+        self._residents.add(activation)
+        return activation
+
+    # ----- turns
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return self._tasks.start(work, name)
+
+    async def take_turn(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
+        try:
+            await self._turns.take(activation, request, message)
+        except TurnDropped as dropped:
+            log.warning(
+                "turn.dropped request=%s entity=%s: %s", request.request_id, activation.address, dropped
+            )
+            self._drop(activation, request)
+        except (LeaseLost, BatcherClosed):
+            log.info("turn.lease_lost request=%s entity=%s", request.request_id, activation.address)
+        except Exception:
+            # Ours, not the handler's. The request stays accepted; it is not hammered.
+            log.exception("turn.failed request=%s entity=%s", request.request_id, activation.address)
+            await asyncio.sleep(PAUSE_AFTER_FAILURE)
+            self._drop(activation, request)
+        finally:
+            self._prefetch.remove()
+
+    def drained(self, activation: Activation) -> None:
+        """A turn of the activation has ended."""
+        if activation.idle:
+            if activation.definition.stateless:
+                self._residents.remove(activation)
+            else:
+                self._residents.became_idle(activation)
+        self._deferrals.look_again()
+
+    # ----- what must be undone
+
+    def _drop(self, activation: Activation, request: Request) -> None:
+        """A turn was not applied: the outbox says what is still to be done, in order."""
+        self.empty_mailbox(activation)
+        self._residents.remove(activation)
+        owned = self._shards.get(request.shard_id)
+        if owned is not None:
+            owned.intake.forget(request.request_id)
+            owned.must_catch_up()
+
+    def empty_mailbox(self, activation: Activation) -> None:
+        """Requests that have not started leave the runner: the outbox, or the stream, still has them."""
+        owned = self._shards.get(activation.tenure.shard_id)
+        for request, _ in activation.mailbox:
+            self._prefetch.remove()
+            if owned is None:
+                continue
+            owned.intake.forget(request.request_id)
+            if not request.envelope.persisted:
+                text = f"{activation.address} is being restarted"
+                self._answers.refuse(request, EntityNotAssigned, text)
+        activation.mailbox.clear()

@@ -1,0 +1,83 @@
+"""What becomes of a request that has its reply: the intake learns it, the caller is told, the entry goes."""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from entityq.address import Address
+from entityq.codec import Limits
+from entityq.envelope import Envelope
+from entityq.errors import EntityQError, MalformedMessage
+from entityq.postgres.backlog import Row
+from entityq.replies import defect_reply
+from entityq.reply import Reply
+from entityq.runner.announcer import Announcer
+from entityq.runner.commit import Applied, Commit, Committed
+from entityq.runner.owned_shard import OwnedShard
+from entityq.runner.request import Request
+from entityq.runner.shard_table import ShardTable
+from entityq.runner.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+
+class Answers:
+    """Of one incarnation. `limits` bounds replies; `commit` is for requests that no turn can answer."""
+
+    def __init__(
+        self,
+        announcer: Announcer,
+        shards: ShardTable,
+        tasks: Tasks,
+        commit: Callable[[Commit], Awaitable[Committed]],
+        limits: Limits,
+    ) -> None:
+        self._announcer = announcer
+        self._shards = shards
+        self._tasks = tasks
+        self._commit = commit
+        self._limits = limits
+
+    def committed(self, commit: Commit, applied: Applied) -> None:
+        """A turn's commit was applied."""
+        owned = self._shards.get(commit.request.shard_id)
+        if owned is not None and applied.sent:
+            self._announcer.requests(owned, applied.sent)
+        self._tell(commit.request, commit.encoded_reply)
+
+    def volatile(self, request: Request, reply: Reply) -> None:
+        """A reply that is stored nowhere."""
+        self._tell(request, reply.encode())
+
+    def refuse(self, request: Request, error: type[EntityQError], text: str) -> None:
+        """`error` is raised at the caller of a volatile request."""
+        self.volatile(request, defect_reply(request.request_id, error, text, self._limits))
+
+    def acknowledge(self, owned: OwnedShard, entry_ids: Sequence[bytes]) -> None:
+        """Entries that nothing is to be done for, here."""
+        for entry_id in entry_ids:
+            self._announcer.entry(owned.stream, entry_id)
+
+    def unreadable(self, owned: OwnedShard, row: Row, error: EntityQError) -> None:
+        """A stored request that cannot be decoded is answered, so that nobody waits for it."""
+        self._tasks.start(self._unreadable(owned, row, error), f"answer unreadable {row.request_id}")
+
+    async def _unreadable(self, owned: OwnedShard, row: Row, error: EntityQError) -> None:
+        envelope = Envelope(row.request_id, Address("unreadable", "0"), "unreadable", b"", True, 0)
+        request = Request(envelope, owned.shard_id, row.seq, None)
+        reply = defect_reply(row.request_id, MalformedMessage, error.what, self._limits)
+        commit = Commit(owned.tenure, request, reply, reply.encode())
+        try:
+            outcome = await self._commit(commit)
+        except Exception:
+            log.exception("request.unreadable_unanswered request=%s", row.request_id)
+            return
+        if isinstance(outcome, Applied):
+            self.committed(commit, outcome)
+
+    def _tell(self, request: Request, encoded: bytes) -> None:
+        owned = self._shards.get(request.shard_id)
+        if owned is not None:
+            owned.intake.answered(request.request_id)
+            if request.entry_id is not None:
+                self._announcer.entry(owned.stream, request.entry_id)
+        self._announcer.reply(request.envelope.client, request.request_id, encoded)

@@ -1,0 +1,45 @@
+"""The shards that a runner owns now, by id and by stream."""
+
+from collections.abc import Collection, Iterator
+
+from entityq.runner.owned_shard import OwnedShard
+
+
+class ShardTable:
+    """A shard is in the table from the moment its lease is acquired, and readable once its stream was joined."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, OwnedShard] = {}
+        self._by_stream: dict[bytes, OwnedShard] = {}
+
+    def __iter__(self) -> Iterator[OwnedShard]:
+        return iter(list(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __contains__(self, shard_id: int) -> bool:
+        return shard_id in self._by_id
+
+    def get(self, shard_id: int) -> OwnedShard | None:
+        return self._by_id.get(shard_id)
+
+    def add(self, owned: OwnedShard) -> None:
+        self._by_id[owned.shard_id] = owned
+
+    def make_readable(self, owned: OwnedShard) -> None:
+        self._by_stream[owned.stream] = owned
+
+    def remove(self, shard_id: int) -> OwnedShard | None:
+        owned = self._by_id.pop(shard_id, None)
+        if owned is not None:
+            self._by_stream.pop(owned.stream, None)
+        return owned
+
+    @property
+    def streams(self) -> Collection[bytes]:
+        """Of the readable shards."""
+        return self._by_stream.keys()
+
+    def reading(self, stream: bytes) -> OwnedShard | None:
+        return self._by_stream.get(stream)

@@ -1,0 +1,40 @@
+"""The tasks of one incarnation: owned, named, and ended with it."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import copy_context
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+
+class StartsTasks(Protocol):
+    """Implemented by a runner's incarnation and by entityq.testing."""
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]: ...
+
+
+class Tasks:
+    """A TaskGroup whose tasks do not inherit the variables of whoever starts them."""
+
+    def __init__(self, incarnation: int) -> None:
+        self._incarnation = incarnation
+        self._group = asyncio.TaskGroup()
+        # A turn that ends starts the next one, which must not see its context.
+        self._context = copy_context()
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return self._group.create_task(
+            work, name=f"entityq {self._incarnation} {name}", context=self._context.copy()
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._group.__aexit__(kind, error, traceback)
