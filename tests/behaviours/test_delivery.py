@@ -174,7 +174,7 @@ class Nobody(Actor):
 
 
 class Leaving(Actor):
-    _nobody: ClassVar[Nobody]
+    nobody: ClassVar[Nobody]
     _how: str = ""
 
     @message
@@ -192,19 +192,19 @@ class Leaving(Actor):
     async def _do(self) -> None:
         match self._how:
             case "send persisted":
-                await self._nobody.persisted.send()
+                await self.nobody.persisted.send()
             case "send volatile":
-                await self._nobody.volatile.send()
+                await self.nobody.volatile.send()
             case "ask persisted":
-                await self._nobody.persisted.options(timeout=0.3).ask()
+                await self.nobody.persisted.options(timeout=0.3).ask()
             case _:
-                await self._nobody.volatile.options(timeout=0.3).ask()
+                await self.nobody.volatile.options(timeout=0.3).ask()
 
 
 async def shut_down_while_leaving(cluster: LiveCluster, how: str) -> None:
     app = cluster.app(termination_time=3.0)
     leaving = cluster.actor(app, Leaving)
-    leaving._nobody = cluster.actor(app, Nobody, shard_group="elsewhere").at("b")
+    leaving.nobody = cluster.actor(app, Nobody, shard_group="elsewhere").at("b")
     member = await cluster.start(app, groups=["default"])
     await leaving.at("a").stay(how)
     async with asyncio.timeout(4):

@@ -131,7 +131,7 @@ async def test_res_05_requests_that_run_already_do_not_hide_those_behind_them(
         await cluster.stage.saw(f"note {name} runs")
     await cluster.flush_redis()
     third = await probe.at(names[2]).note.send("behind")
-    for owned in member.life.shards.by_id.values():
+    for owned in member.life.shards:
         if owned.shard.number == shard_of("a"):
             owned.must_catch_up()
     assert await third == 1
