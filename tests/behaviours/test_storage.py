@@ -55,7 +55,7 @@ class Outbox:
     async def answer(self, request: NewRequest, place: Stored, value: bytes = b"\x01") -> object:
         envelope = Envelope(request.request_id, request.address, "note", b"p", True, 1)
         reply = Reply(request.request_id, Outcome.SUCCESS, "", value)
-        turn = Request(envelope, place.shard_id, place.seq)
+        turn = Request(envelope, place.shard_id, place.seq, None)
         commit = Commit(Tenure(1, place.shard_id, 1), turn, reply, reply.encode())
         (outcome,) = await Committer(self, self.namespace, {place.shard_id: 1}).flush([commit])
         return outcome
@@ -90,7 +90,7 @@ async def test_sto_02_a_second_save_of_a_key_finds_the_first(outbox: Outbox) -> 
     place = (await outbox.save(first))[first.request_id]
     assert await outbox.save(second) == {}
     (known,) = await read_conflicts(outbox.connection, [second])
-    assert (known.request_id, known.reply) == (first.request_id)
+    assert (known.request_id, known.reply) == (first.request_id, None)
     await outbox.answer(first, place, b"\x07")
     (known,) = await read_conflicts(outbox.connection, [second])
     assert known.reply == Reply(first.request_id, Outcome.SUCCESS, "", b"\x07").encode()
