@@ -1,0 +1,181 @@
+"""What only the test client has; how entities behave in it is in tests/conformance."""
+
+import asyncio
+import threading
+
+import pytest
+
+from entityq import (
+    Accepted,
+    Entity,
+    EntityQ,
+    EntityQError,
+    PrimaryKeyConflict,
+    RunnerNotRegistered,
+    SendTimeout,
+    message,
+    testing,
+)
+from examples.bank import Account, InsufficientFunds, add
+from tests.support.waiting import eventually_async
+
+app = EntityQ("testing", ask_timeout=5.0, max_reply=2048, namespace="testing")
+
+
+@app.entity
+class Ledger(Entity):
+    lines: list[str] = []
+
+    @message
+    async def record(self, line: str) -> int:
+        self.lines.append(line)
+        return len(self.lines)
+
+    @message
+    async def read(self) -> list[str]:
+        return self.lines
+
+
+@app.entity(max_idle=0.5)
+class Clerk(Entity):
+    # What happened, for the tests: one list for all.
+    ended = list[str]()
+
+    @message
+    async def tell(self, line: str, times: int = 1) -> None:
+        for _ in range(times):
+            await Ledger.at("l").record.send(line)
+
+    @message
+    async def pass_on(self, line: str, others: int) -> None:
+        if others:
+            await Clerk.at(f"{self.id}{others}").pass_on.send(line, others - 1)
+        else:
+            await Ledger.at("l").record.send(line)
+
+    @message
+    async def sleep(self) -> None:
+        await asyncio.Event().wait()
+
+    async def on_deactivate(self) -> None:
+        type(self).ended.append(self.id)
+
+
+async def test_the_bank_of_the_docs() -> None:
+    async with testing.client(Account) as client:
+        account = client.at("acct-1")
+        assert await account.deposit(10, reference="r-1") == 10
+        assert await account.deposit(10, reference="r-1") == 10
+        with pytest.raises(PrimaryKeyConflict):
+            await account.deposit(11, reference="r-1")
+        with pytest.raises(InsufficientFunds) as caught:
+            await account.withdraw(50, reference="r-2")
+        assert caught.value.balance == 10
+        assert await account.read() == 10
+
+
+def test_the_bank_of_the_docs_in_sync_code() -> None:
+    with testing.client(Account, add) as client:
+        account = client.at("acct-1")
+        assert account.deposit.call(10, reference="r-1") == 10
+        receipt = account.deposit.delay(10, reference="r-1")
+        assert (receipt.get(), receipt.duplicate) == (10, True)
+        assert client.task(add).call(2, 3) == 5
+        assert asyncio.run(account.deposit.ask(1, reference="r-3")) == 11
+        client.settle_blocking()
+    assert not [thread for thread in threading.enumerate() if thread.name == "entityq client"]
+
+
+async def test_each_client_starts_with_nothing() -> None:
+    for _ in range(2):
+        async with testing.client(Account) as client:
+            assert await client.at("a").deposit(1, reference="r-1") == 1
+
+
+async def test_settle_waits_for_what_turns_have_sent() -> None:
+    async with testing.client(Clerk, Ledger) as client:
+        await client.at("c").pass_on.send("line", 5)
+        await client.settle()
+        assert await client.at("l", Ledger).read() == ["line"]
+
+
+async def test_settle_has_a_deadline() -> None:
+    impatient = EntityQ("testing", ask_timeout=0.05)
+
+    @impatient.entity
+    class Sleeper(Entity):
+        @message
+        async def sleep(self) -> None:
+            await asyncio.Event().wait()
+
+    async with testing.client(Sleeper) as client:
+        await client.at("s").sleep.send()
+        with pytest.raises(SendTimeout, match="1 requests"):
+            await client.settle()
+        with pytest.raises(SendTimeout) as caught:
+            await client.at("t").sleep()
+        assert caught.value.accepted is Accepted.YES
+
+
+async def test_an_end_cancels_running_turns_and_deactivates() -> None:
+    Clerk.ended.clear()
+    async with testing.client(Clerk, Ledger) as client:
+        await client.at("a").tell("line")
+        receipt = await client.at("b").sleep.send()
+        waiting = asyncio.ensure_future(receipt)
+        await client.at("b").status()
+    with pytest.raises(EntityQError, match="closed before the request was answered"):
+        await waiting
+    assert "a" in Clerk.ended
+    with pytest.raises(EntityQError, match="not open"):
+        await client.at("a").tell("line")
+
+
+async def test_idle_entities_leave_memory() -> None:
+    async def left_memory() -> bool:
+        return Clerk.ended == ["a"]
+
+    Clerk.ended.clear()
+    async with testing.client(Clerk, Ledger) as client:
+        await client.at("a").tell("line")
+        await eventually_async(left_memory)
+        await client.at("a").tell("line")
+
+
+async def test_who_is_not_in_it_gets_nothing() -> None:
+    async with testing.client(Clerk) as client:
+        with pytest.raises(RunnerNotRegistered, match=r"Add it: testing.client\(\.\.\., Ledger\)"):
+            await client.at("l", Ledger).record("line")
+
+
+async def test_a_handler_that_sends_to_who_is_not_in_it_has_a_defect() -> None:
+    async with testing.client(Clerk) as client:
+        with pytest.raises(EntityQError, match="RunnerNotRegistered"):
+            await client.at("c").tell("line")
+
+
+async def test_limits_are_those_of_the_app() -> None:
+    async with testing.client(Ledger) as client:
+        await client.at("l").record("x" * 3000)
+        with pytest.raises(EntityQError, match="PayloadTooLarge"):
+            await client.at("l").read()
+
+
+async def test_sync_code_in_a_running_loop_is_refused() -> None:
+    with pytest.raises(EntityQError, match="block the running event loop"):
+        testing.client(Account).__enter__()
+    async with testing.client(Account) as client:
+        with pytest.raises(EntityQError, match="block the running event loop"):
+            client.at("a").deposit.call(1, reference="r-1")
+
+
+def test_members_must_belong_to_one_app() -> None:
+    class Stray(Entity):
+        pass
+
+    with pytest.raises(TypeError, match="Stray belongs to no app"):
+        testing.client(Stray)
+    with pytest.raises(TypeError, match="one app"):
+        testing.client(Account, Ledger)
+    with pytest.raises(TypeError, match="has no entities"):
+        testing.client(add).at("a")
