@@ -40,7 +40,11 @@ class Acceptor:
                 if pause is None or self._loop.time() + pause > send.deadline:
                     raise
             except (TimeoutError, BatcherClosed) as error:
+                send.abandoned = True
                 raise _not_accepted(send, error) from None
+            except asyncio.CancelledError:
+                send.abandoned = True
+                raise
             finally:
                 handle.cancel()
             await asyncio.sleep(pause)
@@ -57,7 +61,7 @@ class Acceptor:
 
 def _not_accepted(send: Send, error: TimeoutError | BatcherClosed) -> SendTimeout | PersistenceError:
     what = f"{send.call.message.name} to {send.call.address}"
-    accepted = Accepted.UNKNOWN if send.started else Accepted.NO
+    accepted = Accepted.UNKNOWN if send.started or send.lost else Accepted.NO
     if isinstance(error, BatcherClosed):
         return PersistenceError(
             f"The client was closed before {what} was stored",
@@ -65,7 +69,7 @@ def _not_accepted(send: Send, error: TimeoutError | BatcherClosed) -> SendTimeou
             request_id=send.request.request_id,
         )
     return SendTimeout(
-        f"{what} was not accepted in time",
+        f"{what} was not accepted in time{send.trouble and ': '}{send.trouble}",
         accepted=accepted,
         request_id=send.request.request_id,
         advice="Send it again, with the same primary key if it has one.",

@@ -59,7 +59,6 @@ class HeldSends:
         return send.request.key_digest in self._queues
 
     def hold(self, send: Send, digest: bytes) -> Held:
-        send.started = False
         outcome: asyncio.Future[Acceptance] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(send, outcome)
         if digest in self._queues:

@@ -97,7 +97,10 @@ class Inserter:
                 if pause is None or isinstance(error, ProgrammingError):
                     self._give_up(left, outcomes, error)
                     return
-                _log.warning("client.insert_failed attempt=%d requests=%d: %s", attempt, len(left), error)
+                reason = _reason(error)
+                _log.warning("client.insert_failed attempt=%d requests=%d: %s", attempt, len(left), reason)
+                for send in left:
+                    send.trouble = reason
                 self._give_up([send for send in left if send.deadline < clock() + pause], outcomes, error)
                 await asyncio.sleep(pause)
 
@@ -178,10 +181,12 @@ class Inserter:
             missing: list[Send] = []
             for send in sends:
                 place = stored.get(send.request.request_id)
-                if place is None:
-                    missing.append(send)
-                else:
+                if place is not None:
                     outcomes[send] = Acceptance(send.request.request_id, place)
+                elif send.withdrawn:
+                    outcomes[send] = _not_stored(send, TimeoutError("its caller waits no more"))
+                else:
+                    missing.append(send)
             if not missing:
                 return
             sends = await self._explain(session, missing, outcomes)
@@ -191,17 +196,23 @@ class Inserter:
             outcomes[send] = _unknown_type(send, self._namespace)
 
     async def _store(self, session: Session, sends: Sequence[Send]) -> dict[int, Stored]:
-        requests = [send.request for send in sends]
-        for send in sends:
-            send.started = True
+        async def statement(connection: Connection) -> dict[int, Stored]:
+            # Decided here, with nothing awaited before it is sent: who gave up was told "not accepted".
+            taken = [send for send in sends if not send.withdrawn]
+            for send in taken:
+                send.started = True
+            requests = [send.request for send in taken]
+            return await insert_requests(connection, self._namespace, requests) if taken else {}
+
         try:
-            return await session.run(
-                lambda connection: insert_requests(connection, self._namespace, requests)
-            )
+            return await session.run(statement)
         except (ConnectionLost, asyncio.CancelledError):
             for send in sends:
-                send.lost = True
+                send.lost |= send.started
             raise
+        finally:
+            for send in sends:
+                send.started = False
 
     async def _explain(self, session: Session, missing: Sequence[Send], outcomes: Outcomes) -> list[Send]:
         """Settles what met a known request; returns what is to be inserted again."""
@@ -231,10 +242,13 @@ class Inserter:
         return outcome
 
 
+def _reason(error: Exception) -> str:
+    return error.what if isinstance(error, PersistenceError) else " ".join(str(error).split())
+
+
 def _not_stored(send: Send, error: Exception) -> PersistenceError:
-    reason = error.what if isinstance(error, PersistenceError) else " ".join(str(error).split())
     return PersistenceError(
-        f"{send.request.message} to {send.request.address} could not be stored: {reason}",
+        f"{send.request.message} to {send.request.address} could not be stored: {_reason(error)}",
         accepted=Accepted.UNKNOWN if send.lost else Accepted.NO,
         request_id=send.request.request_id,
         advice="Send it again, with the same primary key if it has one.",
@@ -251,7 +265,7 @@ def _no_room(send: Send) -> MailboxFull:
 
 def _poisoned(send: Send, error: Exception) -> MalformedMessage:
     return MalformedMessage(
-        f"{send.request.message} to {send.request.address} cannot be stored: {' '.join(str(error).split())}",
+        f"{send.request.message} to {send.request.address} cannot be stored: {_reason(error)}",
         request_id=send.request.request_id,
     )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -62,7 +63,8 @@ class Machinery:
         self._servers = servers
         self._policy = policy
         self._keys = Keys(facts.namespace)
-        self._id = ids.new()
+        # No snowflake: two clients with one id would take each other's numbers in the streams.
+        self._id = secrets.randbits(63)
         self._connect = partial(
             connect,
             servers.postgres_url,

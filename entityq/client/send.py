@@ -12,8 +12,9 @@ class Send:
     """`deadline` is the time of the loop by which it must be accepted.
 
     `timeout` is how many seconds its caller waits for the reply, None for one who does not say. `started`: a
-    statement had it, so a caller who gives up now does not know; `lost`: the outcome of such a statement will
-    never be told, only a repeat with the same request id finds out.
+    statement has it right now; `lost`: the outcome of such a statement will never be told, only a repeat with
+    the same request id finds out; `abandoned`: its caller waits no more, so it need not be tried again;
+    `trouble` is why it is not stored yet.
     """
 
     call: Call
@@ -22,6 +23,13 @@ class Send:
     timeout: float | None = None
     started: bool = False
     lost: bool = False
+    abandoned: bool = False
+    trouble: str = ""
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether it is not to be inserted any more."""
+        return self.abandoned and not self.lost
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """One connection for one kind of work: opened when it is needed, and anew after it was lost."""
 
 import asyncio
+import select
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -43,7 +44,10 @@ class Session:
         """
         async with self._turn:
             connection = self._connection
-            if connection is None or connection.closed:
+            if connection is not None and _ended(connection):
+                await self._drop(connection)
+                connection = None
+            if connection is None:
                 self._connection = connection = await self._connect()
             try:
                 async with asyncio.timeout(self._deadline):
@@ -71,6 +75,12 @@ class Session:
     async def _drop(self, connection: Connection) -> None:
         self._connection = None
         await connection.close()
+
+
+def _ended(connection: Connection) -> bool:
+    # An idle server has nothing to say but that it ends the session. A statement that is sent all the same
+    # would be lost, and nobody could tell whether it was executed.
+    return connection.closed or bool(select.select([connection.fileno()], [], [], 0)[0])
 
 
 def _lost(connection: Connection, error: Error) -> bool:

@@ -4,18 +4,29 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+# A large batch needs some turns of the loop: it is written in parts, and then the answers are read.
+SLICES = 5
+
 
 @asynccontextmanager
 async def deadline(seconds: float) -> AsyncGenerator[None, None]:
     """Raises TimeoutError as asyncio.timeout does.
 
-    The second half begins when the loop has come round after the first: by then an answer that arrived
-    while the loop was blocked has been read, and is not thrown away for being seen late.
+    The time is cut into slices, and each begins when the loop has come round after the one before: an answer
+    that arrived while the loop was blocked is read, and not thrown away for being seen late.
     """
     loop = asyncio.get_running_loop()
-    half = seconds / 2
+    part = seconds / SLICES
+
+    def end_slice(left: int) -> None:
+        nonlocal handle
+        if left:
+            handle = loop.call_later(part, end_slice, left - 1)
+        else:
+            scope.reschedule(loop.time())
+
     async with asyncio.timeout(None) as scope:
-        handle = loop.call_later(half, lambda: scope.reschedule(loop.time() + half))
+        handle = loop.call_later(part, end_slice, SLICES - 1)
         try:
             yield
         finally:

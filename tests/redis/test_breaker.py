@@ -1,0 +1,42 @@
+from entityq.redis.breaker import COOL_DOWN, THRESHOLD, Breaker, BreakerState, after_failure, allows
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_it_opens_after_so_many_failures_in_a_row() -> None:
+    state = BreakerState()
+    for _ in range(THRESHOLD - 1):
+        state = after_failure(state, 100.0)
+        assert allows(state, 100.0)
+    state = after_failure(state, 100.0)
+    assert not allows(state, 100.0 + COOL_DOWN - 0.001)
+    assert allows(state, 100.0 + COOL_DOWN)
+
+
+def test_after_the_cool_down_one_try_decides() -> None:
+    clock = Clock()
+    breaker = Breaker(clock)
+    for _ in range(THRESHOLD):
+        breaker.failed()
+    assert not breaker.closed
+    clock.now += COOL_DOWN
+    assert breaker.closed
+    breaker.failed()
+    assert not breaker.closed
+    clock.now += COOL_DOWN
+    breaker.succeeded()
+    breaker.failed()
+    assert breaker.closed
+
+
+def test_a_success_forgets_the_failures() -> None:
+    breaker = Breaker(Clock())
+    for _ in range(10 * THRESHOLD):
+        breaker.failed()
+        breaker.succeeded()
+    assert breaker.closed

@@ -1,0 +1,24 @@
+import asyncio
+import time
+
+import pytest
+
+from entityq.redis.deadline import deadline
+
+
+async def test_it_ends_what_takes_too_long() -> None:
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with deadline(0.05):
+            await asyncio.Event().wait()
+    assert 0.04 < time.monotonic() - started < 2
+
+
+async def test_a_blocked_loop_is_not_a_late_answer() -> None:
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str] = loop.create_future()
+    async with deadline(0.05):
+        # The answer arrives while the loop is busy for longer than the whole deadline.
+        loop.call_later(0.01, answer.set_result, "there")
+        loop.call_soon(time.sleep, 0.2)
+        assert await answer == "there"
