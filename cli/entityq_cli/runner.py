@@ -66,8 +66,8 @@ def command(
     except CommandError as error:
         link.send(Refused(error.sentence, error.code))
         code = error.code
-    except Exception:
-        log.exception("runner.crashed")
+    except Exception as error:
+        log.exception("runner.crashed", exc_info=_innermost(error))
         code = ExitCode.FAILED
     end_within(_EXIT_SECONDS, code)
     raise SystemExit(code)
@@ -81,11 +81,11 @@ def _serve(app: EntityQ, name: str, groups: Sequence[str], link: Link, *, migrat
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
             return runner.run(serve())
     except* UnsafeConfiguration as group:
-        raise _first(group) from None
+        raise _innermost(group) from None
 
 
-def _first(group: BaseExceptionGroup[UnsafeConfiguration]) -> BaseException:
-    error: BaseException = group
+def _innermost(error: BaseException) -> BaseException:
+    """Task groups wrap what ended them; the traceback of the error itself is what people need."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -114,8 +114,10 @@ class Supervisor:
         await runner.watch(self._introduce)
         self._runners.discard(runner)
         self._ever_served = self._ever_served or runner.serving
+        if self._stage is not Stage.DRAIN or runner.refused is not None:
+            return
         # One that was told to end before it could listen was ended by the signal itself.
-        if self._stage is Stage.DRAIN and runner.exit_code not in {0, -signal.SIGTERM}:
+        if runner.exit_code not in {0, -signal.SIGTERM}:
             _log.error("worker.drain_failed pid=%d exit=%s", runner.pid, runner.exit_code)
             self._code = self._code or ExitCode.FAILED
 

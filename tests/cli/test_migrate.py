@@ -1,7 +1,6 @@
 """`entityq migrate`, and what its --print is good for."""
 
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -31,8 +30,7 @@ def test_several_at_once(entityq: CommandLine, empty_postgres_url: str) -> None:
     env = {"ENTITYQ_POSTGRES_URL": empty_postgres_url}
     running = [entityq.spawn("migrate", env=env) for _ in range(4)]
 
-    with ThreadPoolExecutor() as threads:
-        finished = list(threads.map(lambda process: process.wait(), running))
+    finished = [process.wait() for process in running]
 
     assert [process.code for process in finished] == [0] * 4
     assert sum("applied 0001" in process.stdout for process in finished) == 1

@@ -291,6 +291,7 @@ def test_what_cannot_start_ends_the_worker_with_one_sentence(
     assert finished.stderr.startswith(f"Error: {sentence}")
     assert "Traceback" not in finished.stderr
     assert finished.stderr.count("Error: ") == 1
+    assert " ERROR " not in finished.stderr
 
 
 def test_a_database_without_schema_ends_the_worker(entityq: CommandLine, empty_postgres_url: str) -> None:
