@@ -9,12 +9,14 @@ from entityq.address import Address, entity_hash, signed64
 class Deferrals:
     """Which entities of the runner's shards have requests left in the outbox on purpose.
 
-    Bounded: `full` asks whoever brings more rows to wait.
+    Bounded: at `limit` whoever reads streams and outbox waits, until half of them are served.
     """
 
     def __init__(self, limit: int = 10_000) -> None:
         self._entities: OrderedDict[tuple[int, Address], bool] = OrderedDict()
         self._limit = limit
+        self._below_limit = asyncio.Event()
+        self._below_limit.set()
         # Set when a deferred entity may have room again.
         self.room = asyncio.Event()
 
@@ -24,13 +26,14 @@ class Deferrals:
     def __len__(self) -> int:
         return len(self._entities)
 
-    @property
-    def full(self) -> bool:
-        return len(self._entities) >= self._limit
+    async def below_limit(self) -> None:
+        await self._below_limit.wait()
 
     def defer(self, shard_id: int, address: Address) -> None:
         """A request of the entity was left in the outbox."""
         self._entities[shard_id, address] = True
+        if len(self._entities) >= self._limit:
+            self._below_limit.clear()
 
     def look_again(self) -> None:
         """A mailbox drained, or an activation ended: whoever is deferred may have room now."""
@@ -50,6 +53,7 @@ class Deferrals:
             return True
         if everything and not self._entities[shard_id, address]:
             del self._entities[shard_id, address]
+            self._removed()
             return True
         self._entities[shard_id, address] = True
         return False
@@ -70,3 +74,8 @@ class Deferrals:
     def drop_shard(self, shard_id: int) -> None:
         for entity in [entity for entity in self._entities if entity[0] == shard_id]:
             del self._entities[entity]
+        self._removed()
+
+    def _removed(self) -> None:
+        if len(self._entities) <= self._limit // 2:
+            self._below_limit.set()

@@ -112,7 +112,8 @@ class Life:
         places = Places(self._slots, self._prefetch, self.residents, self.deferrals)
 
         def new_sender(request: Request) -> TurnSender:
-            return TurnSender(request, resources.client, places.lent)
+            capacity = resources.definitions[request.envelope.address.type].mailbox_capacity
+            return TurnSender(request, resources.client, lambda: places.lent(capacity))
 
         turns = Turns(
             self._states,
@@ -143,7 +144,7 @@ class Life:
             self.shards,
             wake_stream=self._wake_stream,
             deliver=self._dispatcher.entry,
-            room=self._prefetch.room,
+            room=self._room,
             prefetch=settings.prefetch,
             block=settings.lease_time * 0.4,
         )
@@ -152,7 +153,7 @@ class Life:
         resources = self._resources
         catching_up = CatchingUp(
             resources.backlog,
-            room=self._prefetch.room,
+            room=self._room,
             deliver_row=self._dispatcher.row,
             deliver_arrival=self._dispatcher.arrival,
             give_up=self._answers.acknowledge,
@@ -173,6 +174,11 @@ class Life:
             empty_mailbox=self._activations.empty_mailbox,
             changed=self._announcer.shards_changed,
         )
+
+    async def _room(self) -> None:
+        """Returns when more may be read."""
+        await self._prefetch.room()
+        await self.deferrals.below_limit()
 
     async def _commit(self, commit: Commit) -> Committed:
         return await self._commits.submit(commit, commit.size)
@@ -210,7 +216,11 @@ class Life:
                 start(listener.run(), "listener")
                 start(self._passivation.run(), "passivation")
                 start(self._keeper.run(), "lease keeper")
-                await self._over.wait()
+                try:
+                    await self._over.wait()
+                finally:
+                    # A turn that ends with its life does not start the next one.
+                    self._slots.close()
                 raise LifeOver
         except* LifeOver:
             pass

@@ -21,7 +21,8 @@ class Places:
         self._deferrals = deferrals
 
     @contextmanager
-    def lent(self) -> Generator[None]:
-        with self._slots.lent(), self._prefetch.lent(), self._residents.lent():
+    def lent(self, behind: int) -> Generator[None]:
+        """`behind`: how many requests can be in the mailbox of the turn's entity, which wait with it."""
+        with self._slots.lent(), self._prefetch.lent(1 + behind), self._residents.lent():
             self._deferrals.look_again()
             yield

@@ -17,8 +17,8 @@ class Prefetch:
     def __len__(self) -> int:
         return self._count
 
-    def add(self) -> None:
-        self._count += 1
+    def add(self, count: int = 1) -> None:
+        self._count += count
         if self._count >= self._limit:
             self._room.clear()
 
@@ -28,13 +28,16 @@ class Prefetch:
             self._room.set()
 
     @contextmanager
-    def lent(self) -> Generator[None]:
-        """For the time that a turn waits for another one, which may still have to be read."""
-        self.remove()
+    def lent(self, places: int) -> Generator[None]:
+        """For the time that a turn waits for another one, which may still have to be read.
+
+        `places`: of the turn and of what can be in its mailbox, which waits with it.
+        """
+        self.remove(places)
         try:
             yield
         finally:
-            self.add()
+            self.add(places)
 
     async def room(self) -> None:
         await self._room.wait()

@@ -18,14 +18,21 @@ class TurnSlots:
     def __init__(self, limit: int) -> None:
         self._free = limit
         self._waiting: deque[Waits] = deque()
+        self._closed = False
 
     def take(self, activation: Waits) -> bool:
         """Whether there is a slot; if not, the activation is pumped when one is free."""
+        if self._closed:
+            return False
         if self._free > 0:
             self._free -= 1
             return True
         self._waiting.append(activation)
         return False
+
+    def close(self) -> None:
+        """No turn starts any more."""
+        self._closed = True
 
     @contextmanager
     def lent(self) -> Generator[None]:
@@ -38,5 +45,6 @@ class TurnSlots:
 
     def give_back(self) -> None:
         self._free += 1
-        if self._waiting:
+        # One that does not want it any more (its mailbox was emptied) must not keep the next from starting.
+        while self._free > 0 and self._waiting:
             self._waiting.popleft().pump()

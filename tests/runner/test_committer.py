@@ -166,10 +166,12 @@ async def test_a_locked_row_fails_its_own_turn_only(bench: Bench, postgres_url: 
     requests = await bench.accept(A, B, C)
     assert await bench.flush(*map(bench.turn, requests)) == [Applied([])] * 3
     again = await bench.accept(A, B, C)
-    async with await connect(postgres_url, schema="entityq", application_name="tests") as other:
-        async with other.transaction():
-            await other.execute("SELECT 1 FROM entity WHERE entity_id = 'b' FOR UPDATE")
-            outcomes = await bench.flush(*(bench.turn(request, version=1) for request in again))
+    async with (
+        await connect(postgres_url, schema="entityq", application_name="tests") as other,
+        other.transaction(),
+    ):
+        await other.execute("SELECT 1 FROM entity WHERE entity_id = 'b' FOR UPDATE")
+        outcomes = await bench.flush(*(bench.turn(request, version=1) for request in again))
     assert outcomes[0] == outcomes[2] == Applied([])
     assert isinstance(outcomes[1], psycopg.errors.LockNotAvailable)
     assert await bench.state(B) == (1, b"state")

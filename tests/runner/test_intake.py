@@ -144,7 +144,7 @@ class IntakeMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        missed = [row for row in self.outbox.pending(0, self.outbox.last_seq, 1_000)]
+        missed = self.outbox.pending(0, self.outbox.last_seq, 1_000)
         if any(not self.intake.knows(row.request_id) for row in missed):
             self.intake.must_catch_up()
 

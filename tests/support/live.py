@@ -40,11 +40,11 @@ class Member:
     def serves(self, shards: int) -> bool:
         """Whether it has so many shards, all caught up."""
         life = self.runner.life
-        if life is None or len(life.shards.by_id) != shards:
+        if life is None or len(life.shards) != shards:
             return False
         # In the table of streams: it has joined the stream, too.
-        return len(life.shards.by_stream) == shards and not any(
-            owned.intake.catching_up for owned in life.shards.by_id.values()
+        return len(life.shards.streams) == shards and not any(
+            owned.intake.catching_up for owned in life.shards
         )
 
     async def stop(self) -> None:
