@@ -94,14 +94,14 @@ class Activations:
         """A turn was not applied: the outbox says what is still to be done, in order."""
         self.empty_mailbox(activation)
         self._residents.remove(activation)
-        owned = self._shards.get(request.shard_id)
+        owned = self._shards.under(activation.tenure)
         if owned is not None:
             owned.intake.forget(request.request_id)
             owned.must_catch_up()
 
     def empty_mailbox(self, activation: Activation) -> None:
         """Requests that have not started leave the runner: the outbox, or the stream, still has them."""
-        owned = self._shards.get(activation.tenure.shard_id)
+        owned = self._shards.under(activation.tenure)
         for request, _ in activation.mailbox:
             self._prefetch.remove()
             if owned is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
+from entityq.runner.commit import Tenure
 from entityq.runner.owned_shard import OwnedShard
 
 
@@ -23,6 +24,11 @@ class ShardTable:
 
     def get(self, shard_id: int) -> OwnedShard | None:
         return self._by_id.get(shard_id)
+
+    def under(self, tenure: Tenure) -> OwnedShard | None:
+        """The shard, if it is owned under the very same lease: a turn can outlive its own."""
+        owned = self._by_id.get(tenure.shard_id)
+        return owned if owned is not None and owned.tenure == tenure else None
 
     def add(self, owned: OwnedShard) -> None:
         self._by_id[owned.shard_id] = owned
