@@ -78,8 +78,8 @@ class EntityQ:
     async def open_runner(self, *, name: str, groups: Sequence[str] = ()) -> AsyncGenerator[Runner, None]:
         """A runner that is ready to `run` in this process; `groups` empty: the settings' or all.
 
-        Raises UnsafeConfiguration for what could lose or double work, and PersistenceError or
-        redis.exceptions.RedisError when a server cannot be reached.
+        Raises UnsafeConfiguration for what could lose or double work, and PersistenceError when Postgres
+        cannot be reached. Redis may be down.
         """
         settings = self.settings
         with self.start_servers() as servers:

@@ -12,6 +12,13 @@ from entityq.redis.keys import Keys
 OLDEST_SERVER = (6, 2)
 
 
+async def admit(client: Redis, address: str, keys: Keys, cluster_id: UUID) -> None:
+    """Raises UnsafeConfiguration unless this server may be used for that cluster; it may be another one than
+    at the last connection, and a missing cluster id is written."""
+    await check_server(client, address)
+    await claim_namespace(client, address, keys, cluster_id)
+
+
 async def check_server(client: Redis, address: str) -> None:
     """Raises UnsafeConfiguration for a server that is too old, or that evicts keys to make room.
 

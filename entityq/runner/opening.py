@@ -1,9 +1,13 @@
 """Opens what a runner needs, in the order in which refusals are cheapest, and closes it in reverse."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
+
+from redis.exceptions import RedisError
 
 from entityq.config import Servers, Settings, masked_url
 from entityq.definition import EntityDefinition
@@ -24,6 +28,10 @@ from entityq.runner.runner import Runner
 from entityq.runner.turn_sender import TurnClient
 from entityq.serializer import Serializer
 
+log = logging.getLogger(__name__)
+
+REDIS_DEADLINE = 1.0
+
 
 @asynccontextmanager
 async def open_runner(
@@ -38,8 +46,8 @@ async def open_runner(
 ) -> AsyncGenerator[Runner, None]:
     """A runner that is ready to `run`; `groups` empty: all of the cluster's.
 
-    Raises UnsafeConfiguration for what could lose or double work (P8), PersistenceError and
-    redis.exceptions.RedisError when a server cannot be reached.
+    Raises UnsafeConfiguration for what could lose or double work (P8), and PersistenceError when Postgres
+    cannot be reached. Redis may be down: it is checked when it is back.
     """
     facts = await check_postgres(settings, servers, definitions)
     keys = Keys(settings.namespace)
@@ -49,8 +57,14 @@ async def open_runner(
         open_client(servers.redis_url) as redis,
     ):
         address = masked_url(servers.redis_url)
-        await redis_safety.check_server(redis, address)
-        await redis_safety.claim_namespace(redis, address, keys, facts.cluster_id)
+        admit = partial(redis_safety.admit, redis, address, keys, facts.cluster_id)
+        try:
+            async with asyncio.timeout(REDIS_DEADLINE):
+                await admit()
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning(
+                "runner.redis_down at %s: reading from the outbox until it is back: %r", address, error
+            )
         control = ControlChannel(redis, open_connection(servers.redis_url), keys.control_channel())
         resources = Resources(
             settings=settings,
@@ -58,6 +72,7 @@ async def open_runner(
             keys=keys,
             redis=redis,
             redis_url=servers.redis_url,
+            admit=admit,
             lease_url=servers.lease_url,
             backlog=Backlog(pool),
             definitions=definitions,

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from redis.exceptions import RedisError
 
+from entityq.errors import UnsafeConfiguration
 from entityq.redis.consumer import GroupMissing, StreamEntry, StreamGroups, StreamReader
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.shard_table import ShardTable
@@ -13,6 +14,8 @@ from entityq.runner.shard_table import ShardTable
 log = logging.getLogger(__name__)
 
 PAUSE_AFTER_FAILURE = 0.1
+PAUSE_AFTER_REFUSAL = 5.0
+ADMIT_DEADLINE = 2.0
 MIN_COUNT = 10
 MAX_COUNT = 1_000
 
@@ -25,6 +28,7 @@ class Reader:
 
     Args:
         room: returns when the mailboxes have room for more.
+        admit: raises UnsafeConfiguration for a server that must not be used.
         wake_stream: an entry in it ends a blocking read, so that a new shard is read at once.
     """
 
@@ -37,6 +41,7 @@ class Reader:
         wake_stream: bytes,
         deliver: Callable[[OwnedShard, StreamEntry], None],
         room: Callable[[], Awaitable[None]],
+        admit: Callable[[], Awaitable[None]],
         prefetch: int,
         block: float,
     ) -> None:
@@ -46,6 +51,7 @@ class Reader:
         self._wake_stream = wake_stream
         self._deliver = deliver
         self._room = room
+        self._admit = admit
         self._prefetch = prefetch
         self._block = block
         self.connected = asyncio.Event()
@@ -59,6 +65,9 @@ class Reader:
                 except GroupMissing as error:
                     log.warning("redis.groups_missing: %s; all shards catch up from the outbox", error)
                     self.connected.clear()
+                except UnsafeConfiguration as error:
+                    log.error("redis.refused: %s Reading from the outbox meanwhile.", error)
+                    await asyncio.sleep(PAUSE_AFTER_REFUSAL)
                 except (RedisError, OSError, TimeoutError) as error:
                     if self.connected.is_set():
                         log.warning("redis.read_failed: %s; reading from the outbox meanwhile", error)
@@ -70,6 +79,8 @@ class Reader:
     async def _read(self) -> None:
         streams = [*self._shards.streams, self._wake_stream]
         if not self.connected.is_set():
+            async with asyncio.timeout(ADMIT_DEADLINE):
+                await self._admit()
             await self._groups.ensure(streams)
             await self._read_own_pending(streams)
             # What was published meanwhile may be gone; once, because the sweep looks while Redis is down.

@@ -1,6 +1,6 @@
 """What a runner's process has, whichever incarnation it is in."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -28,6 +28,8 @@ class Resources:
     keys: Keys
     redis: Redis
     redis_url: str
+    # Raises UnsafeConfiguration for a Redis that must not be used: asked at every new connection.
+    admit: Callable[[], Awaitable[None]]
     lease_url: str
     backlog: Backlog
     definitions: Mapping[str, EntityDefinition]
