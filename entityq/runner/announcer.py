@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from redis.exceptions import RedisError
 
@@ -92,16 +93,18 @@ class Announcer:
         replies, self._replies = self._replies, defaultdict(list)
         entries, self._entries = self._entries, defaultdict(list)
         sent, self._sent = self._sent, {}
-        steps: list[Awaitable[None]] = [self._publish_requests(owned, rows) for owned, rows in sent.values()]
+        steps: list[Callable[[], Awaitable[None]]] = [
+            partial(self._publish_requests, owned, rows) for owned, rows in sent.values()
+        ]
         if self._shards_changed:
             self._shards_changed = False
-            steps.append(self._wake_reader())
+            steps.append(self._wake_reader)
         if replies:
-            steps.append(self._publish_replies(replies))
+            steps.append(partial(self._publish_replies, replies))
         if entries:
-            steps.append(self._acknowledge(entries))
+            steps.append(partial(self._acknowledge, entries))
         for step in steps:
             try:
-                await step
+                await step()
             except (RedisError, OSError, TimeoutError) as error:
                 log.debug("announcer.failed: %r", error)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 from psycopg import Error as PostgresError
 from psycopg_pool import PoolTimeout
@@ -21,7 +22,8 @@ class CatchingUp:
     """Drives the passes of the shards' intakes.
 
     Args:
-        room: returns when the mailboxes have room for another page.
+        room: returns when more requests may be left in the outbox.
+        reserve: waits until the mailboxes have room, and keeps it for at most so many rows that are read now.
         deliver_row, deliver_arrival: what to do with a request that the intake lets through.
         give_up: acknowledges stream entries that the outbox covers.
     """
@@ -31,6 +33,7 @@ class CatchingUp:
         backlog: Backlog,
         *,
         room: Callable[[], Awaitable[None]],
+        reserve: Callable[[int], AbstractAsyncContextManager[int]],
         deliver_row: Callable[[OwnedShard, Row], bool],
         deliver_arrival: Callable[[OwnedShard, Arrival], None],
         give_up: Callable[[OwnedShard, list[bytes]], None],
@@ -38,6 +41,7 @@ class CatchingUp:
     ) -> None:
         self._backlog = backlog
         self._room = room
+        self._reserve = reserve
         self._deliver_row = deliver_row
         self._deliver_arrival = deliver_arrival
         self._give_up = give_up
@@ -69,11 +73,12 @@ class CatchingUp:
         after = 0
         while True:
             await self._room()
-            rows = await self._backlog.read_pending(owned.shard_id, after, position, self._page)
+            async with self._reserve(self._page) as page:
+                rows = await self._backlog.read_pending(owned.shard_id, after, position, page)
             for row in rows:
                 if owned.intake.take_row(row.request_id) is Verdict.DELIVER:
                     self._deliver_row(owned, row)
-            if len(rows) < self._page:
+            if len(rows) < page:
                 break
             after = rows[-1].seq
         self._replay(owned)

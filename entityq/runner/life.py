@@ -145,6 +145,7 @@ class Life:
             wake_stream=self._wake_stream,
             deliver=self._dispatcher.entry,
             room=self._room,
+            admit=self._resources.admit,
             prefetch=settings.prefetch,
             block=settings.lease_time * 0.4,
         )
@@ -153,7 +154,8 @@ class Life:
         resources = self._resources
         catching_up = CatchingUp(
             resources.backlog,
-            room=self._room,
+            room=self.deferrals.below_limit,
+            reserve=self._prefetch.reserved,
             deliver_row=self._dispatcher.row,
             deliver_arrival=self._dispatcher.arrival,
             give_up=self._answers.acknowledge,

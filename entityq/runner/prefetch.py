@@ -1,8 +1,8 @@
 """How many requests a runner has read and not yet answered: bounded, so that a backlog stays in Postgres."""
 
 import asyncio
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 
 
 class Prefetch:
@@ -38,6 +38,22 @@ class Prefetch:
             yield
         finally:
             self.add(places)
+
+    @asynccontextmanager
+    async def reserved(self, most: int) -> AsyncGenerator[int, None]:
+        """Waits for room, and keeps up to `most` places for what is about to be read: how many, at least one.
+
+        Without it, all the shards that read at once would fill the same room. At the end the places are free
+        for `add`.
+        """
+        while not self._room.is_set():
+            await self._room.wait()
+        places = min(most, self._limit - self._count)
+        self.add(places)
+        try:
+            yield places
+        finally:
+            self.remove(places)
 
     async def room(self) -> None:
         await self._room.wait()

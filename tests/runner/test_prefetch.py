@@ -33,3 +33,12 @@ async def test_what_waits_behind_a_waiting_turn_does_not_stop_reading() -> None:
     with prefetch.lent(4):
         assert await is_open(prefetch)
     assert not await is_open(prefetch)
+
+
+async def test_readers_that_read_at_once_share_the_room() -> None:
+    prefetch = Prefetch(4)
+    async with prefetch.reserved(3) as first, prefetch.reserved(3) as second:
+        assert (first, second) == (3, 1)
+        assert not await is_open(prefetch)
+    assert len(prefetch) == 0
+    assert await is_open(prefetch)
