@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from typing import cast
 
 import click
 
@@ -87,7 +88,7 @@ def _serve(app: EntityQ, name: str, groups: Sequence[str], link: Link, *, migrat
 def _innermost(error: BaseException) -> BaseException:
     """Task groups wrap what ended them; the traceback of the error itself is what people need."""
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error
 
 

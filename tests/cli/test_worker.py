@@ -177,6 +177,20 @@ def test_the_second_signal_stops_cold_and_the_request_stays_accepted(
     eventually(lambda: result(entityq, request_id) == "success", 10, "the reply")
 
 
+@pytest.mark.parametrize("task", ["hang", "block"])
+def test_a_turn_that_outlives_the_termination_time_is_left_to_others(
+    entityq: CommandLine, tmp_path: Path, task: str
+) -> None:
+    env = {"ENTITYQ_TERMINATION_TIME": "0.3"}
+    worker = start_worker(entityq, app=write_app(tmp_path, HANGING), cwd=tmp_path, env=env)
+    _, request_id = hang(entityq, tmp_path, task)
+
+    worker.terminate()
+
+    assert worker.wait(timeout=10).code == 0
+    assert result(entityq, request_id) == "pending"
+
+
 def test_quit_stops_cold(entityq: CommandLine, tmp_path: Path) -> None:
     worker = start_worker(entityq, app=write_app(tmp_path, HANGING), cwd=tmp_path)
     _, request_id = hang(entityq, tmp_path)
