@@ -64,7 +64,7 @@ class Life:
         self.shards = ShardTable()
         self.residents = Residents(settings.max_resident)
         self.deferrals = Deferrals()
-        self._prefetch = Prefetch(settings.prefetch)
+        self.prefetch = Prefetch(settings.prefetch)
         self._slots = TurnSlots(settings.max_turns)
         self._limits = TurnLimits(Limits(settings.max_reply), Limits(settings.max_state))
         self._consumer = str(session.incarnation).encode()
@@ -90,7 +90,7 @@ class Life:
             resources.definitions,
             self.residents,
             self.deferrals,
-            self._prefetch,
+            self.prefetch,
             activations=self._activations,
             answers=self._answers,
             make_room=self._passivation.make_room,
@@ -109,7 +109,7 @@ class Life:
 
     def _new_activations(self) -> Activations:
         resources = self._resources
-        places = Places(self._slots, self._prefetch, self.residents, self.deferrals)
+        places = Places(self._slots, self.prefetch, self.residents, self.deferrals)
 
         def new_sender(request: Request) -> TurnSender:
             capacity = resources.definitions[request.envelope.address.type].mailbox_capacity
@@ -131,7 +131,7 @@ class Life:
             self.shards,
             self._tasks,
             slots=self._slots,
-            prefetch=self._prefetch,
+            prefetch=self.prefetch,
             residents=self.residents,
             deferrals=self.deferrals,
         )
@@ -155,7 +155,7 @@ class Life:
         catching_up = CatchingUp(
             resources.backlog,
             room=self.deferrals.below_limit,
-            reserve=self._prefetch.reserved,
+            reserve=self.prefetch.reserved,
             deliver_row=self._dispatcher.row,
             deliver_arrival=self._dispatcher.arrival,
             give_up=self._answers.acknowledge,
@@ -179,7 +179,7 @@ class Life:
 
     async def _room(self) -> None:
         """Returns when more may be read."""
-        await self._prefetch.room()
+        await self.prefetch.room()
         await self.deferrals.below_limit()
 
     async def _commit(self, commit: Commit) -> Committed:
