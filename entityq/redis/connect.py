@@ -18,18 +18,17 @@ from entityq.errors import UnsafeConfiguration
 
 # Seconds. Above the deadlines of the callers: these end what no caller is waiting for.
 CONNECT_DEADLINE = 2.0
-COMMAND_DEADLINE = 5.0
+POOL_DEADLINE = 5.0
 
 
 @asynccontextmanager
 async def open_client(url: str, *, name: str = "entityq", size: int = 8) -> AsyncGenerator[Redis, None]:
     """A client for commands, pipelines and pub/sub, over up to `size` connections; it waits for a free one.
 
-    Nothing is sent before the first command. Errors of the connection are redis.exceptions.RedisError.
+    Nothing is sent before the first command. Errors of the connection are redis.exceptions.RedisError. Every
+    command needs a deadline of its own.
     """
-    pool = BlockingConnectionPool(
-        max_connections=size, timeout=COMMAND_DEADLINE, **_parameters(url, name, COMMAND_DEADLINE)
-    )
+    pool = BlockingConnectionPool(max_connections=size, timeout=POOL_DEADLINE, **_parameters(url, name))
     client = Redis.from_pool(pool)
     try:
         yield client
@@ -39,12 +38,12 @@ async def open_client(url: str, *, name: str = "entityq", size: int = 8) -> Asyn
 
 def open_connection(url: str, *, name: str = "entityq") -> AbstractConnection:
     """A single connection for blocking reads, not connected yet. Every read on it needs its own deadline."""
-    parameters = _parameters(url, name, None)
+    parameters = _parameters(url, name)
     connection_class: type[AbstractConnection] = parameters.pop("connection_class", Connection)
     return connection_class(**parameters)
 
 
-def _parameters(url: str, name: str, read_timeout: float | None) -> dict[str, Any]:
+def _parameters(url: str, name: str) -> dict[str, Any]:
     try:
         given = parse_url(url)
     except ValueError:
@@ -54,7 +53,9 @@ def _parameters(url: str, name: str, read_timeout: float | None) -> dict[str, An
         ) from None
     ours = {
         "socket_connect_timeout": CONNECT_DEADLINE,
-        "socket_timeout": read_timeout,
+        # With one, redis-py writes under asyncio.wait_for, which in Python 3.11 loses a cancellation that comes
+        # just after the write: the task would go on for ever.
+        "socket_timeout": None,
         "socket_keepalive": True,
         "decode_responses": False,
         # Without HELLO and CLIENT SETINFO a new connection costs no extra round trip, and no push message can

@@ -1,5 +1,6 @@
 """What entityq refuses to start on (promise 8), as far as Redis is concerned."""
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,8 @@ from entityq.redis.keys import Keys
 
 # XAUTOCLAIM, and MAXLEN with LIMIT.
 OLDEST_SERVER = (6, 2)
+
+DEADLINE = 5.0  # seconds
 
 
 async def admit(client: Redis, address: str, keys: Keys, cluster_id: UUID) -> None:
@@ -22,11 +25,13 @@ async def admit(client: Redis, address: str, keys: Keys, cluster_id: UUID) -> No
 async def check_server(client: Redis, address: str) -> None:
     """Raises UnsafeConfiguration for a server that is too old, or that evicts keys to make room.
 
-    `address` (masked) is for the message. Errors of the connection are redis.exceptions.RedisError.
+    `address` (masked) is for the message. Errors of the connection are redis.exceptions.RedisError, and
+    TimeoutError.
     """
     pipeline: Any = client.pipeline(transaction=False)
     pipeline.info()
-    (info,) = await pipeline.execute()
+    async with asyncio.timeout(DEADLINE):
+        (info,) = await pipeline.execute()
     refuse_server(
         address, version=str(info["redis_version"]), policy=str(info.get("maxmemory_policy", "noeviction"))
     )
@@ -51,7 +56,8 @@ async def claim_namespace(client: Redis, address: str, keys: Keys, cluster_id: U
     pipeline = client.pipeline(transaction=True)
     pipeline.setnx(keys.cluster(), str(cluster_id))
     pipeline.get(keys.cluster())
-    _, stored = await pipeline.execute()
+    async with asyncio.timeout(DEADLINE):
+        _, stored = await pipeline.execute()
     if stored != str(cluster_id).encode():
         raise UnsafeConfiguration(
             f"The Redis at {address} belongs to another cluster with the same namespace: "

@@ -81,6 +81,23 @@ async def test_the_client_goes_on_after_the_server_was_killed(private_servers: P
         assert await client.get("a") == b"2"
 
 
+async def test_a_cancellation_is_never_lost(redis_url: str) -> None:
+    """Wherever in a command it comes; a lost one would keep a runner from stopping."""
+    async with open_client(redis_url, size=1) as client:
+
+        async def ping_for_ever() -> None:
+            while True:
+                await client.ping()
+
+        for steps in range(60):
+            pinging = asyncio.create_task(ping_for_ever())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            pinging.cancel()
+            done, _ = await asyncio.wait([pinging], timeout=2)
+            assert done, f"it went on after a cancellation {steps} steps after its start"
+
+
 @pytest.mark.parametrize("bad", [f"redis://:{CANARY}@host:port/0", f"redis://h/0?socket_timeout={CANARY}"])
 def test_a_url_that_cannot_be_read_is_refused_without_its_password(bad: str) -> None:
     with pytest.raises(UnsafeConfiguration, match="is not a Redis URL") as caught:
