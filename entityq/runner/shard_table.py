@@ -34,7 +34,9 @@ class ShardTable:
         self._by_id[owned.shard_id] = owned
 
     def make_readable(self, owned: OwnedShard) -> None:
-        self._by_stream[owned.stream] = owned
+        """Unless it was given up meanwhile."""
+        if self._by_id.get(owned.shard_id) is owned:
+            self._by_stream[owned.stream] = owned
 
     def remove(self, shard_id: int) -> OwnedShard | None:
         owned = self._by_id.pop(shard_id, None)

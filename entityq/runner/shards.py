@@ -22,7 +22,7 @@ from entityq.runner.intake import ShardIntake
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.residents import Residents
 from entityq.runner.shard_table import ShardTable
-from entityq.runner.tasks import Tasks
+from entityq.runner.tasks import Tasks, end
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,8 @@ class Shards:
         if owned is None:
             return
         self._changed()
-        self._serving.pop(shard_id).cancel()
+        # First: what it still delivers is among the activations that end here.
+        await end(self._serving.pop(shard_id))
         activations = self._residents.of_shard(shard_id)
         running = [task for activation in activations for task in activation.running]
         for activation in activations:

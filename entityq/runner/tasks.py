@@ -6,6 +6,20 @@ from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+# Seconds between two tries to end a task.
+CANCEL_AGAIN = 0.05
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancels a task and waits for its end.
+
+    More than once where it must: on Python 3.11 a cancellation that meets the end of an `asyncio.wait_for`, as
+    in psycopg's pool, is lost, and the task goes on.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_AGAIN)
+
 
 class StartsTasks(Protocol):
     """Implemented by a runner's incarnation and by entityq.testing."""
