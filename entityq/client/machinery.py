@@ -29,7 +29,7 @@ from entityq.postgres.facts import Facts, register_types
 from entityq.postgres.migrate import require_schema
 from entityq.postgres.notifier import Notifier
 from entityq.postgres.outbox import read_replies
-from entityq.postgres.safety import check_server
+from entityq.postgres.safety import check_server, refuse_pooler
 from entityq.postgres.session import Session
 from entityq.redis import safety as redis_safety
 from entityq.redis.breaker import Breaker
@@ -100,6 +100,7 @@ class Machinery:
     ) -> Self:
         """Raises UnsafeConfiguration and PersistenceError."""
         types = {definition.type: definition.shard_group for definition in definitions.values()}
+        await refuse_pooler(servers.postgres_url, setting="postgres_url", attempts=1)
         connection = await connect(servers.postgres_url, schema=settings.schema)
         try:
             await check_server(connection)
@@ -161,26 +162,29 @@ class Machinery:
     # ----- the main task
 
     async def _run(self, inserts: Session) -> None:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.reads.close)
+            stack.push_async_callback(inserts.close)
+            name = f"entityq-client-{self._id}"
+            client = open_client(self._servers.redis_url, name=name, size=4)
+            redis = await stack.enter_async_context(client)
+            # Before the tasks: a refusal is raised as it is, not in a group.
+            await self._check_redis(redis)
+            await self._work(inserts, redis)
+
+    async def _work(self, inserts: Session, redis: Redis) -> None:
         try:
-            async with AsyncExitStack() as stack:
-                stack.push_async_callback(self.reads.close)
-                stack.push_async_callback(inserts.close)
-                name = f"entityq-client-{self._id}"
-                client = open_client(self._servers.redis_url, name=name, size=4)
-                redis = await stack.enter_async_context(client)
-                await self._check_redis(redis)
-                async with self._tasks:
-                    inserting = self._start_parts(inserts, redis)
-                    self._started.set()
-                    await self._closing.wait()
-                    self._inserts.close()
-                    await inserting
-                    raise _Closed
+            async with self._tasks:
+                inserting = self._start_parts(inserts, redis)
+                self._started.set()
+                await self._closing.wait()
+                self._inserts.close()
+                await inserting
+                raise _Closed
         except* _Closed:
             pass
         except* Exception:
-            if self._started.is_set():
-                _log.exception("client.failed: everything that is sent with it is refused from now on")
+            _log.exception("client.failed: everything that is sent with it is refused from now on")
             raise
 
     def _start_parts(self, session: Session, redis: Redis) -> asyncio.Task[None]:

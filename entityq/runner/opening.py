@@ -99,6 +99,8 @@ async def check_postgres(
 ) -> Facts:
     """The cluster's facts, with this app's types. Raises UnsafeConfiguration, PersistenceError."""
     await refuse_pooler(servers.lease_url, setting="lease_url")
+    if servers.postgres_url != servers.lease_url:
+        await refuse_pooler(servers.postgres_url, setting="postgres_url")
     async with (
         await connect(servers.postgres_url, schema=settings.schema) as connection,
         await connect_lease(servers.lease_url, schema=settings.schema) as lease,

@@ -1,7 +1,6 @@
 """Servers and roles in states that the session's own must not be in."""
 
 import secrets
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,20 +10,13 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
+from tests.support.pgbouncer import listen_on_tcp
 from tests.support.servers import Connection, PrivateServers
 
 
 @pytest.fixture
 def tcp_url(private_servers: PrivateServers) -> str:
-    """A server that listens on TCP too: the embedded ones have a Unix socket only."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    with psycopg.connect(private_servers.postgres_url, autocommit=True) as owner:
-        owner.execute("ALTER SYSTEM SET listen_addresses = '127.0.0.1'")
-        owner.execute(f"ALTER SYSTEM SET port = {port}".encode())
-    private_servers.postgres.restart()
-    return f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    return listen_on_tcp(private_servers)
 
 
 @pytest.fixture

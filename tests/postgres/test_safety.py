@@ -1,8 +1,5 @@
-import os
 import shutil
-import subprocess
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -21,7 +18,7 @@ from entityq.postgres.safety import (
     refuse_pooler,
     refuse_server,
 )
-from tests.support.waiting import eventually
+from tests.support.pgbouncer import pgbouncer
 
 SCHEMA = "entityq"
 
@@ -89,27 +86,6 @@ async def test_p8_leases_in_another_database_are_refused(postgres_url: str, empt
 
 async def test_a_direct_connection_passes(postgres_url: str) -> None:
     await refuse_pooler(postgres_url, setting="lease_url")
-
-
-@contextmanager
-def pgbouncer(url: str, directory: Path, *, mode: str, round_robin: int = 0) -> Generator[str]:
-    """A pooler in front of a server, on a Unix socket."""
-    server = conninfo_to_dict(url)
-    directory.chmod(0o777)
-    (directory / "pgbouncer.ini").write_text(
-        f"[databases]\nbank = host={server['host']} port={server['port']} "
-        f"dbname={server['dbname']} user=postgres\n"
-        f"[pgbouncer]\nlisten_port = 6432\nunix_socket_dir = {directory}\nlisten_addr =\n"
-        f"auth_type = any\npool_mode = {mode}\nserver_round_robin = {round_robin}\n"
-    )
-    user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    with subprocess.Popen(["pgbouncer", "-q", *user, str(directory / "pgbouncer.ini")]) as process:
-        try:
-            eventually((directory / ".s.PGSQL.6432").exists)
-            yield f"postgresql://postgres@/bank?host={directory}&port=6432"
-        finally:
-            process.terminate()
-            process.wait(10)
 
 
 def fill(url: str, sessions: int) -> None:

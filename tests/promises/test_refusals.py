@@ -1,0 +1,205 @@
+"""P8 as a user meets it: an app whose clients and runners refuse to start, with one sentence that helps."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from entityq import Entity, EntityQ, UnsafeConfiguration, message
+from entityq.redis.connect import open_client
+from entityq.redis.keys import Keys
+from tests.support.pgbouncer import listen_on_tcp, pgbouncer
+from tests.support.servers import PrivateServers
+
+Opens = Callable[[EntityQ], AbstractAsyncContextManager[object]]
+
+CLIENT_AND_RUNNER = pytest.mark.parametrize(
+    "opens",
+    [
+        pytest.param(lambda app: app.open_client(), id="client"),
+        pytest.param(lambda app: app.open_runner(name="refused"), id="runner"),
+    ],
+)
+
+
+def new_app(namespace: str, *, shard_group: str = "default", **settings: Any) -> EntityQ:
+    app = EntityQ(namespace, embedded=False, **settings)
+
+    @app.entity(shard_group=shard_group)
+    class Account(Entity):
+        balance: int = 0
+
+        @message
+        async def deposit(self, amount: int) -> int:
+            self.balance += amount
+            return self.balance
+
+    assert Account.at("a").id == "a"
+    return app
+
+
+async def refused(opens: Opens, app: EntityQ) -> str:
+    """The sentence. Nothing may be left open, which the fixtures look at."""
+    with pytest.raises(UnsafeConfiguration) as caught:
+        async with opens(app):
+            pytest.fail("it was opened")
+    sentence = str(caught.value)
+    assert caught.value.advice, f"what is to be done? {sentence}"
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.fixture
+def app(namespace: str, postgres_url: str, redis_url: str) -> EntityQ:
+    return new_app(namespace, postgres_url=postgres_url, redis_url=redis_url)
+
+
+@CLIENT_AND_RUNNER
+async def test_the_app_of_these_tests_is_good(opens: Opens, app: EntityQ) -> None:
+    async with opens(app):
+        pass
+
+
+@CLIENT_AND_RUNNER
+async def test_half_a_pair_of_urls(opens: Opens, namespace: str, postgres_url: str, redis_url: str) -> None:
+    sentence = await refused(opens, new_app(namespace, postgres_url=postgres_url))
+    assert "postgres_url is set and redis_url is not. Set ENTITYQ_REDIS_URL too." in sentence
+    sentence = await refused(opens, new_app(namespace, redis_url=redis_url))
+    assert "redis_url is set and postgres_url is not. Set ENTITYQ_POSTGRES_URL too." in sentence
+    sentence = await refused(opens, new_app(namespace, redis_url=redis_url, lease_url=postgres_url))
+    assert "Set ENTITYQ_POSTGRES_URL too." in sentence
+
+
+@CLIENT_AND_RUNNER
+async def test_no_urls(opens: Opens, namespace: str) -> None:
+    sentence = await refused(opens, new_app(namespace))
+    assert sentence.startswith("No servers are configured. Set ENTITYQ_POSTGRES_URL and ENTITYQ_REDIS_URL")
+
+
+@CLIENT_AND_RUNNER
+async def test_a_redis_that_evicts(opens: Opens, app: EntityQ, redis_url: str) -> None:
+    async with open_client(redis_url) as client:
+        redis: Any = client
+        await redis.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            sentence = await refused(opens, app)
+        finally:
+            await redis.config_set("maxmemory-policy", "noeviction")
+    assert "evicts keys (maxmemory-policy allkeys-lru)" in sentence
+    assert "Set maxmemory-policy to noeviction." in sentence
+    async with opens(app):
+        pass
+
+
+@CLIENT_AND_RUNNER
+async def test_another_clusters_redis(opens: Opens, app: EntityQ, namespace: str, redis_url: str) -> None:
+    key = Keys(namespace).cluster()
+    async with open_client(redis_url) as client:
+        redis: Any = client
+        await redis.set(key, "0b8f1bb5-6d5b-4b1f-9e9f-000000000000")
+        sentence = await refused(opens, app)
+        assert "belongs to another cluster with the same namespace" in sentence
+        assert "Use another namespace or another Redis" in sentence
+        await redis.delete(key)
+        async with opens(app):
+            pass
+        assert await redis.get(key), "the cluster id was not written again"
+
+
+@CLIENT_AND_RUNNER
+async def test_no_schema(opens: Opens, namespace: str, empty_postgres_url: str, redis_url: str) -> None:
+    app = new_app(namespace, postgres_url=empty_postgres_url, redis_url=redis_url)
+    assert "no entityq tables" in (sentence := await refused(opens, app))
+    assert sentence.endswith("Run `entityq migrate`.")
+
+
+@CLIENT_AND_RUNNER
+async def test_an_older_schema(opens: Opens, app: EntityQ, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as owner:
+        owner.execute("DELETE FROM entityq.migration")
+    sentence = await refused(opens, app)
+    assert "is at migration 0; this code needs 1 or later. Run `entityq migrate`." in sentence
+
+
+@CLIENT_AND_RUNNER
+async def test_a_newer_schema(opens: Opens, app: EntityQ, postgres_url: str) -> None:
+    insert = (
+        "INSERT INTO entityq.migration (number, name, checksum, oldest_code) VALUES (%s, 'later', '', %s)"
+    )
+    with psycopg.connect(postgres_url) as owner:
+        owner.execute(insert, [98, 1])
+    async with opens(app):
+        pass  # newer, and says that this code can run on it
+    with psycopg.connect(postgres_url) as owner:
+        owner.execute(insert, [99, 99])
+    sentence = await refused(opens, app)
+    assert "is at migration 99 and needs code of migration 99 or later" in sentence
+    assert sentence.endswith("Install a newer entityq.")
+
+
+@CLIENT_AND_RUNNER
+async def test_an_unknown_namespace(opens: Opens, postgres_url: str, redis_url: str) -> None:
+    sentence = await refused(opens, new_app("nobody", postgres_url=postgres_url, redis_url=redis_url))
+    assert "no cluster with the namespace nobody" in sentence
+
+
+@CLIENT_AND_RUNNER
+async def test_a_type_of_another_shard_group(
+    opens: Opens, app: EntityQ, namespace: str, postgres_url: str, redis_url: str
+) -> None:
+    async with app.open_client():
+        pass
+    moved = new_app(namespace, shard_group="slow", postgres_url=postgres_url, redis_url=redis_url)
+    sentence = await refused(opens, moved)
+    assert "Entity type Account belongs to shard group default in the cluster" in sentence
+    assert 'Write shard_group="default"' in sentence
+
+
+@CLIENT_AND_RUNNER
+async def test_synchronous_commit_is_off(opens: Opens, app: EntityQ, postgres_url: str) -> None:
+    name = str(conninfo_to_dict(postgres_url)["dbname"])
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute(f"ALTER DATABASE {name} SET synchronous_commit = off".encode())
+    assert "synchronous_commit is off: accepted requests could be lost" in await refused(opens, app)
+
+
+@pytest.fixture
+def tcp_url(private_servers: PrivateServers) -> str:
+    return listen_on_tcp(private_servers)
+
+
+@pytest.fixture
+def pooler(tcp_url: str) -> Iterator[str]:
+    """A PgBouncer in transaction mode in front of the private Postgres."""
+    with (
+        tempfile.TemporaryDirectory(prefix="entityq-", dir="/tmp") as name,
+        pgbouncer(tcp_url, Path(name), mode="transaction") as url,
+    ):
+        yield url
+
+
+@pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed")
+@CLIENT_AND_RUNNER
+async def test_a_transaction_pooler(
+    opens: Opens, private_servers: PrivateServers, namespace: str, pooler: str
+) -> None:
+    app = new_app(namespace, postgres_url=pooler, redis_url=private_servers.redis_url)
+    sentence = await refused(opens, app)
+    assert "transaction pooler" in sentence
+    assert "Use the server's own address, or a pooler in session mode." in sentence
+
+
+@pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed")
+async def test_a_transaction_pooler_for_the_leases(
+    private_servers: PrivateServers, namespace: str, tcp_url: str, pooler: str
+) -> None:
+    app = new_app(namespace, postgres_url=tcp_url, lease_url=pooler, redis_url=private_servers.redis_url)
+    sentence = await refused(lambda app: app.open_runner(name="refused"), app)
+    assert "transaction pooler" in sentence
+    assert "(lease_url)" in sentence
