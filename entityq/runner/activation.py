@@ -42,13 +42,13 @@ class Activation:
 
     __slots__ = (
         "_clock",
-        "_message_of",
+        "_ended",
         "_turns",
         "address",
         "definition",
-        "ending",
         "instance",
         "last_used",
+        "loading",
         "mailbox",
         "ordered_busy",
         "running",
@@ -74,10 +74,16 @@ class Activation:
         self.mailbox: deque[tuple[Request, bool]] = deque()
         self.running: set[asyncio.Task[None]] = set()
         self.ordered_busy = False
-        self.ending = False
+        # Held while the instance is made: concurrent turns that start together share one.
+        self.loading = asyncio.Lock()
         self.last_used = clock()
+        self._ended: asyncio.Event | None = None
         self._turns = turns
         self._clock = clock
+
+    @property
+    def ending(self) -> bool:
+        return self._ended is not None
 
     @property
     def queued(self) -> int:
@@ -125,15 +131,26 @@ class Activation:
             self.pump()
             self._turns.drained(self)
 
+    def forget_state(self) -> None:
+        """The next instance is made of what the table has then."""
+        self.version, self.state = 0, None
+
     async def end_instance(self) -> None:
-        """Run on_deactivate and drop the instance; requests that arrive meanwhile wait in the mailbox."""
+        """Run on_deactivate and drop the instance; requests that arrive meanwhile wait in the mailbox.
+
+        Returns when the instance has ended, whoever began to end it.
+        """
+        if self._ended is not None:
+            await self._ended.wait()
+            return
         instance, self.instance = self.instance, None
         if instance is None:
             return
-        self.ending = True
+        self._ended = ended = asyncio.Event()
         try:
             await instance.on_deactivate()
         except Exception:
             log.exception("entity.deactivate_failed entity=%s", self.address)
         finally:
-            self.ending = False
+            self._ended = None
+            ended.set()

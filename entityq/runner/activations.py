@@ -68,14 +68,14 @@ class Activations:
             log.warning(
                 "turn.dropped request=%s entity=%s: %s", request.request_id, activation.address, dropped
             )
-            self._drop(activation, request)
+            await self._drop(activation, request, message)
         except (LeaseLost, BatcherClosed):
             log.info("turn.lease_lost request=%s entity=%s", request.request_id, activation.address)
         except Exception:
             # Ours, not the handler's. The request stays accepted; it is not hammered.
             log.exception("turn.failed request=%s entity=%s", request.request_id, activation.address)
             await asyncio.sleep(PAUSE_AFTER_FAILURE)
-            self._drop(activation, request)
+            await self._drop(activation, request, message)
         finally:
             self._prefetch.remove()
 
@@ -90,14 +90,21 @@ class Activations:
 
     # ----- what must be undone
 
-    def _drop(self, activation: Activation, request: Request) -> None:
-        """A turn was not applied: the outbox says what is still to be done, in order."""
-        self.empty_mailbox(activation)
-        self._residents.remove(activation)
+    async def _drop(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
+        """A turn was not applied: the outbox says what is still to be done, in order.
+
+        Its instance ends with it: the state in memory is not the stored one. A turn that does not own the
+        state leaves the instance to the one that does.
+        """
+        if message.changes_state:
+            self.empty_mailbox(activation)
         owned = self._shards.under(activation.tenure)
         if owned is not None:
             owned.intake.forget(request.request_id)
             owned.must_catch_up()
+        if message.changes_state:
+            activation.forget_state()
+            await activation.end_instance()
 
     def empty_mailbox(self, activation: Activation) -> None:
         """Requests that have not started leave the runner: the outbox, or the stream, still has them."""

@@ -79,6 +79,8 @@ class Feeder:
             return
         finally:
             owned.intake.end_read()
+        if self._shards.get(shard_id) is not owned:
+            return  # given up while the read was on its way
         everything = self._admit(owned, rows) and len(rows) < page
         if not self._deferrals.end_read(shard_id, address, everything=everything):
             activation = self._residents.get(shard_id, address)

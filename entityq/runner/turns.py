@@ -102,15 +102,18 @@ class Turns:
     # ----- activate
 
     async def _activated(self, activation: Activation) -> Instance:
-        if activation.instance is not None:
+        async with activation.loading:
+            if activation.instance is None:
+                activation.instance = await self._new_instance(activation)
             return activation.instance
+
+    async def _new_instance(self, activation: Activation) -> Instance:
         definition = activation.definition
         if not definition.stateless and activation.version == 0:
             stored = await self._states.load(activation.tenure.shard_id, activation.address)
             activation.version, activation.state = stored.version, stored.state
         instance = definition.new_activation(activation.address.id, definition.state.load(activation.state))
         await instance.on_activate()
-        activation.instance = instance
         return instance
 
     async def _read_only(self, activation: Activation) -> Instance:
@@ -162,7 +165,8 @@ class Turns:
     async def _finish(self, activation: Activation, commit: Commit) -> None:
         outcome = await self._committed(commit)
         if not isinstance(outcome, Applied):
-            self._restore(activation)
+            if commit.version is not None:  # others leave the state to the turn beside them
+                self._restore(activation)
             reply = _refused(commit.request, outcome, self._limits)
             if reply is None:
                 raise TurnDropped(f"{outcome}")
@@ -173,6 +177,8 @@ class Turns:
                 raise TurnDropped(f"{outcome}")
         self._remember(activation, commit)
         self._applied(commit, outcome)
+        if commit.forget:
+            await activation.end_instance()
 
     async def _committed(self, commit: Commit) -> Committed | PostgresError:
         try:
@@ -185,7 +191,7 @@ class Turns:
         if commit.version is None:
             return
         if commit.forget:
-            activation.version, activation.state, activation.instance = 0, None, None
+            activation.forget_state()
             return
         activation.version = commit.version + 1
         if commit.state is not None:
