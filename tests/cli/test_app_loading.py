@@ -8,10 +8,10 @@ from tests.cli.workers import write_app
 from tests.support.processes import CommandLine, Finished
 
 
-def load(entityq: CommandLine, directory: Path, app: str | None) -> Finished:
+def load(offline: CommandLine, directory: Path, app: str | None) -> Finished:
     """By the quickest command that loads an app and touches no server."""
     arguments = [] if app is None else ["-A", app]
-    return entityq.run("migrate", "--print", *arguments, cwd=directory)
+    return offline.run("migrate", "--print", *arguments, cwd=directory)
 
 
 def one_sentence(finished: Finished) -> str:
@@ -21,8 +21,8 @@ def one_sentence(finished: Finished) -> str:
     return finished.stderr.removeprefix("Error: ").rstrip()
 
 
-def test_without_an_app(entityq: CommandLine, tmp_path: Path) -> None:
-    finished = entityq.run("send", "Account/a", "deposit", cwd=tmp_path)
+def test_without_an_app(offline: CommandLine, tmp_path: Path) -> None:
+    finished = offline.run("send", "Account/a", "deposit", cwd=tmp_path)
 
     assert finished.code == 2
     assert one_sentence(finished).startswith("No app: give -A module:attribute")
@@ -39,11 +39,11 @@ def test_without_an_app(entityq: CommandLine, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_there_is_a_usage_error(
-    entityq: CommandLine, tmp_path: Path, app: str, sentence: str
+    offline: CommandLine, tmp_path: Path, app: str, sentence: str
 ) -> None:
     write_app(tmp_path, "")
 
-    finished = load(entityq, tmp_path, app)
+    finished = load(offline, tmp_path, app)
 
     assert finished.code == 2
     assert one_sentence(finished).startswith(sentence)
@@ -59,11 +59,11 @@ def test_what_is_not_there_is_a_usage_error(
     ],
 )
 def test_a_broken_module_is_named_with_the_line(
-    entityq: CommandLine, tmp_path: Path, text: str, what: str, line: int
+    offline: CommandLine, tmp_path: Path, text: str, what: str, line: int
 ) -> None:
     app = write_app(tmp_path, text)
 
-    finished = load(entityq, tmp_path, app)
+    finished = load(offline, tmp_path, app)
 
     assert finished.code == 1
     sentence = one_sentence(finished)
@@ -72,27 +72,27 @@ def test_a_broken_module_is_named_with_the_line(
         assert f"{tmp_path / 'shop.py'}, line {line}" in sentence
 
 
-def test_the_app_is_found_beside_the_caller(entityq: CommandLine, tmp_path: Path) -> None:
+def test_the_app_is_found_beside_the_caller(offline: CommandLine, tmp_path: Path) -> None:
     app = write_app(tmp_path, "")
 
-    finished = load(entityq, tmp_path, app)
+    finished = load(offline, tmp_path, app)
 
     assert finished.code == 0
     assert finished.stdout.startswith("BEGIN;")
 
 
-def test_the_app_of_pyproject(entityq: CommandLine, tmp_path: Path) -> None:
+def test_the_app_of_pyproject(offline: CommandLine, tmp_path: Path) -> None:
     app = write_app(tmp_path, "")
     (tmp_path / "pyproject.toml").write_text(f'[tool.entityq]\napp = "{app}x"\n')
 
-    finished = load(entityq, tmp_path, None)
+    finished = load(offline, tmp_path, None)
 
     assert finished.code == 2
     assert one_sentence(finished) == "Module shop has no appx. Its app is shop:app."
 
 
-def test_an_unknown_setting_is_one_sentence(entityq: CommandLine, tmp_path: Path) -> None:
-    finished = entityq.run("status", env={"ENTITYQ_SHARD": "3"}, cwd=tmp_path)
+def test_an_unknown_setting_is_one_sentence(offline: CommandLine, tmp_path: Path) -> None:
+    finished = offline.run("status", env={"ENTITYQ_SHARD": "3"}, cwd=tmp_path)
 
     assert finished.code == 1
     assert one_sentence(finished) == "The variable ENTITYQ_SHARD is no setting. Did you mean ENTITYQ_SHARDS?"

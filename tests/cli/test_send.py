@@ -149,9 +149,9 @@ def test_an_unreachable_server_is_one_sentence_without_the_password(entityq: Com
     ],
 )
 def test_what_nobody_could_process_is_a_usage_error(
-    entityq: CommandLine, arguments: tuple[str, ...], sentence: str
+    offline: CommandLine, arguments: tuple[str, ...], sentence: str
 ) -> None:
-    finished = send(entityq, *arguments)
+    finished = send(offline, *arguments)
 
     assert finished.code == 2
     assert finished.stderr.startswith(f"Error: {sentence}")
@@ -159,5 +159,5 @@ def test_what_nobody_could_process_is_a_usage_error(
     assert finished.stdout == ""
 
 
-def test_a_timeout_of_nothing_is_a_usage_error(entityq: CommandLine) -> None:
-    assert send(entityq, "add", "-a", "[1, 2]", "--timeout", "0").code == 2
+def test_a_timeout_of_nothing_is_a_usage_error(offline: CommandLine) -> None:
+    assert send(offline, "add", "-a", "[1, 2]", "--timeout", "0").code == 2

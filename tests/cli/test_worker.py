@@ -275,12 +275,12 @@ def test_usr1_shows_the_stacks_of_worker_and_runners(entityq: CommandLine) -> No
     assert worker.wait().code == 0
 
 
-def test_term_while_the_app_is_imported_ends_at_once(entityq: CommandLine, tmp_path: Path) -> None:
+def test_term_while_the_app_is_imported_ends_at_once(offline: CommandLine, tmp_path: Path) -> None:
     imported = tmp_path / "imported"
     app = write_app(
         tmp_path, f"import pathlib, time\npathlib.Path({str(imported)!r}).touch()\ntime.sleep(60)\n"
     )
-    worker = entityq.spawn("worker", "-A", app, "-c", "1", cwd=tmp_path)
+    worker = offline.spawn("worker", "-A", app, "-c", "1", cwd=tmp_path)
     eventually(imported.exists, 10, "the import")
 
     worker.terminate()
@@ -297,9 +297,9 @@ def test_term_while_the_app_is_imported_ends_at_once(entityq: CommandLine, tmp_p
     ],
 )
 def test_what_cannot_start_ends_the_worker_with_one_sentence(
-    entityq: CommandLine, arguments: tuple[str, ...], code: int, sentence: str
+    offline: CommandLine, arguments: tuple[str, ...], code: int, sentence: str
 ) -> None:
-    finished = entityq.run("worker", "-c", "2", *arguments)
+    finished = offline.run("worker", "-c", "2", *arguments)
 
     assert finished.code == code
     assert finished.stderr.startswith(f"Error: {sentence}")
@@ -348,9 +348,9 @@ def test_a_worker_that_waits_for_its_servers_can_be_stopped(entityq: CommandLine
     assert "secret" not in finished.stderr + finished.stdout
 
 
-def test_a_crashing_app_is_restarted_with_growing_pauses(entityq: CommandLine, tmp_path: Path) -> None:
+def test_a_crashing_app_is_restarted_with_growing_pauses(offline: CommandLine, tmp_path: Path) -> None:
     app = write_app(tmp_path, "import os\nos._exit(7)\n")
-    worker = entityq.spawn("worker", "-A", app, "-c", "1", cwd=tmp_path)
+    worker = offline.spawn("worker", "-A", app, "-c", "1", cwd=tmp_path)
 
     for pause in ("0.0", "0.1", "0.2", "0.4"):
         worker.wait_for(rf"worker\.runner_ended .* exit=7: starting another one in {pause} s")
@@ -376,7 +376,7 @@ def test_the_app_may_run_an_event_loop_while_it_is_imported(entityq: CommandLine
     start_worker(entityq, app=app, cwd=tmp_path)
 
 
-def test_python_m_is_the_same_command(entityq: CommandLine) -> None:
-    finished = entityq.spawn_program([sys.executable, "-m", "entityq_cli", "--version"]).wait()
+def test_python_m_is_the_same_command(offline: CommandLine) -> None:
+    finished = offline.spawn_program([sys.executable, "-m", "entityq_cli", "--version"]).wait()
 
     assert finished.stdout.startswith("entityq ")

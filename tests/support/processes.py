@@ -21,6 +21,10 @@ ROOT = Path(__file__).parents[2]
 ENTITYQ = str(Path(sys.executable).with_name("entityq"))
 
 
+# What a spawned process has at the end of its test, before it is killed.
+_LAST_SECONDS = 0.7
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     code: int
@@ -103,6 +107,10 @@ class Running:
                 child.kill()
         psutil.wait_procs(children, timeout=10)
 
+    def ended(self, timeout: float) -> None:
+        """Raises subprocess.TimeoutExpired when it has not ended by then."""
+        self._process.wait(timeout)
+
     def wait(self, timeout: float = 30.0) -> Finished:
         """Waits for the end; kills it and fails after `timeout`."""
         try:
@@ -118,7 +126,7 @@ class Running:
 
 
 class CommandLine:
-    """`entityq` with a test's own configuration. Whatever it spawned is killed at the end."""
+    """`entityq` with a test's own configuration. Whatever it spawned is ended at the end."""
 
     def __init__(self, configuration: Mapping[str, str], output: Path) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ENTITYQ_")}
@@ -149,5 +157,10 @@ class CommandLine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # A worker that ends by itself leaves its sessions at once; Postgres notices killed ones after up to 2 s.
         for running in self._spawned:
+            running.terminate()
+        for running in self._spawned:
+            with suppress(subprocess.TimeoutExpired):
+                running.ended(_LAST_SECONDS)
             running.kill()
