@@ -37,7 +37,6 @@ COMMAND_VARIABLES = (
     "DELAY",
     "JSON",
     "PRINT",
-    "RELOAD",
 )
 
 _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_.-]{0,62}"

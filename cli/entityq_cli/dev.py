@@ -6,9 +6,9 @@ from contextlib import ExitStack
 import click
 
 from entityq.config import Settings, variable
+from entityq.servers import open_servers
 from entityq_cli.options import given_groups, option, runner_options
 from entityq_cli.refusal import one_sentence
-from entityq_cli.servers import open_servers
 from entityq_cli.supervisor import run_worker
 from entityq_cli.worker_options import WorkerOptions
 

@@ -16,13 +16,13 @@ from entityq.postgres.membership import live_runners
 from entityq.postgres.migrate import require_schema
 from entityq.redis.connect import open_client
 from entityq.redis.safety import check_server
+from entityq.servers import open_servers
 from entityq_cli.database import find_namespace
 from entityq_cli.exit_code import CommandError, ExitCode
 from entityq_cli.log_format import configure_logging
 from entityq_cli.options import json_option, timeout_option
 from entityq_cli.output import print_json, table
 from entityq_cli.refusal import one_sentence
-from entityq_cli.servers import open_servers
 
 
 @dataclass(frozen=True, slots=True)

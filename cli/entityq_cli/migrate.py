@@ -6,13 +6,13 @@ import click
 
 from entityq.config import Settings
 from entityq.postgres.migrate import Migration, print_sql
+from entityq.servers import open_servers
 from entityq_cli.app_loading import load_settings
 from entityq_cli.exit_code import usage_error
 from entityq_cli.log_format import configure_logging
 from entityq_cli.migrating import migrate_servers
 from entityq_cli.options import app_option, option
 from entityq_cli.refusal import one_sentence
-from entityq_cli.servers import open_servers
 
 
 @click.command("migrate")

@@ -10,6 +10,7 @@ from entityq.codec import Limits, unpack
 from entityq.config import Settings
 from entityq.postgres.overview import StoredRequest, find_request
 from entityq.reply import MAX_BYTES, Outcome, Reply
+from entityq.servers import open_servers
 from entityq_cli.app_loading import load_settings
 from entityq_cli.database import find_namespace, open_database
 from entityq_cli.exit_code import CommandError, ExitCode
@@ -17,7 +18,6 @@ from entityq_cli.log_format import configure_logging
 from entityq_cli.options import app_option, json_option
 from entityq_cli.output import json_text, print_json
 from entityq_cli.refusal import one_sentence
-from entityq_cli.servers import open_servers
 
 
 @click.command("result")

@@ -7,13 +7,13 @@ import click
 
 from entityq.config import Settings
 from entityq.postgres.overview import GroupOverview, Overview, RunnerOverview, read_overview
+from entityq.servers import open_servers
 from entityq_cli.app_loading import load_settings
 from entityq_cli.database import find_namespace, open_database
 from entityq_cli.log_format import configure_logging
 from entityq_cli.options import app_option, json_option
 from entityq_cli.output import print_json, table
 from entityq_cli.refusal import one_sentence
-from entityq_cli.servers import open_servers
 
 
 @click.command("status")

@@ -45,14 +45,6 @@ WHERE key_digest = ANY (%(key_digests)b::bytea[])
 -- name: read_replies
 SELECT request_id, reply FROM outbox WHERE request_id = ANY (%(request_ids)b::bigint[])
 
--- name: read_request
-SELECT o.request_id, o.type, o.entity_id, o.message, o.envelope, o.created_at, o.reply, o.replied_at,
-       o.epoch, g.name AS shard_group, s.number AS shard_number
-FROM outbox o
-JOIN shard s ON s.shard_id = o.shard_id
-JOIN shard_group g ON g.group_id = s.group_id
-WHERE o.request_id = %(request_id)b AND g.namespace = %(namespace)b
-
 -- name: read_position
 -- The last seq drawn so far. Read before the pages of a pass: whoever holds a later seq committed, or
 -- will commit, all its earlier ones in its own order.
@@ -117,15 +109,6 @@ FROM (
     WHERE t.namespace = %(namespace)b AND t.type = %(type)b
 ) place
 LEFT JOIN entity e ON e.shard_id = place.shard_id AND e.type = %(type)b AND e.entity_id = %(entity_id)b
-
--- name: shard_status
-SELECT g.name AS shard_group, g.shards, count(p.seq) AS pending, min(o.created_at) AS oldest
-FROM shard_group g
-LEFT JOIN pending p ON p.shard_id >= g.first_shard AND p.shard_id < g.first_shard + g.shards
-LEFT JOIN outbox o ON o.request_id = p.request_id
-WHERE g.namespace = %(namespace)b
-GROUP BY g.name, g.shards
-ORDER BY g.name
 
 -- name: notify_unpublished
 SELECT pg_notify(%(channel)b, %(payload)b)
