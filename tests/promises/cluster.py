@@ -93,6 +93,10 @@ class Cluster:
         settings = self.settings
         return Serializer(settings.serializer, frozenset(settings.accept), Limits(settings.max_payload))
 
+    def app_settings(self, **changes: Any) -> None:
+        """Of all clients and runners from now on."""
+        self.settings = replace(self.settings, **changes)
+
     async def client(self, **changes: Any) -> Sending:
         settings = replace(self.settings, **changes)
         servers = settings.servers()
@@ -162,6 +166,11 @@ class Cluster:
     def replies(self) -> dict[int, bytes]:
         rows = self.sql.execute("SELECT request_id, reply FROM entityq.outbox").fetchall()
         return {int(str(row[0])): bytes(row[1]) for row in rows if isinstance(row[1], bytes)}
+
+
+def most_queued(running: Running) -> int:
+    """In the fullest mailbox, the running turns included."""
+    return max((activation.queued for activation in running.life.residents), default=0)
 
 
 @asynccontextmanager

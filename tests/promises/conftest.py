@@ -1,4 +1,5 @@
-from collections.abc import AsyncGenerator
+import socket
+from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 
@@ -19,3 +20,13 @@ async def private_cluster(private_servers: PrivateServers, namespace: str) -> As
     urls = private_servers.postgres_url, private_servers.redis_url
     async with open_cluster(app, *urls, namespace) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def silent_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Takes connections and answers nothing."""
+    path = tmp_path_factory.mktemp("silent") / "redis.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen(100)
+        yield f"unix://{path}"

@@ -12,20 +12,23 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from entityq import Entity, EntityQ, UnsafeConfiguration, message
-from entityq.redis.connect import open_client
+from entityq.redis.connect import open_client as connect_redis
 from entityq.redis.keys import Keys
 from tests.support.pgbouncer import listen_on_tcp, pgbouncer
 from tests.support.servers import PrivateServers
 
 Opens = Callable[[EntityQ], AbstractAsyncContextManager[object]]
 
-CLIENT_AND_RUNNER = pytest.mark.parametrize(
-    "opens",
-    [
-        pytest.param(lambda app: app.open_client(), id="client"),
-        pytest.param(lambda app: app.open_runner(name="refused"), id="runner"),
-    ],
-)
+
+def open_client(app: EntityQ) -> AbstractAsyncContextManager[object]:
+    return app.open_client()
+
+
+def open_runner(app: EntityQ) -> AbstractAsyncContextManager[object]:
+    return app.open_runner(name="refused")
+
+
+CLIENT_AND_RUNNER = pytest.mark.parametrize("opens", [open_client, open_runner], ids=["client", "runner"])
 
 
 def new_app(namespace: str, *, shard_group: str = "default", **settings: Any) -> EntityQ:
@@ -84,7 +87,7 @@ async def test_no_urls(opens: Opens, namespace: str) -> None:
 
 @CLIENT_AND_RUNNER
 async def test_a_redis_that_evicts(opens: Opens, app: EntityQ, redis_url: str) -> None:
-    async with open_client(redis_url) as client:
+    async with connect_redis(redis_url) as client:
         redis: Any = client
         await redis.config_set("maxmemory-policy", "allkeys-lru")
         try:
@@ -100,7 +103,7 @@ async def test_a_redis_that_evicts(opens: Opens, app: EntityQ, redis_url: str) -
 @CLIENT_AND_RUNNER
 async def test_another_clusters_redis(opens: Opens, app: EntityQ, namespace: str, redis_url: str) -> None:
     key = Keys(namespace).cluster()
-    async with open_client(redis_url) as client:
+    async with connect_redis(redis_url) as client:
         redis: Any = client
         await redis.set(key, "0b8f1bb5-6d5b-4b1f-9e9f-000000000000")
         sentence = await refused(opens, app)
@@ -200,6 +203,6 @@ async def test_a_transaction_pooler_for_the_leases(
     private_servers: PrivateServers, namespace: str, tcp_url: str, pooler: str
 ) -> None:
     app = new_app(namespace, postgres_url=tcp_url, lease_url=pooler, redis_url=private_servers.redis_url)
-    sentence = await refused(lambda app: app.open_runner(name="refused"), app)
+    sentence = await refused(open_runner, app)
     assert "transaction pooler" in sentence
     assert "(lease_url)" in sentence

@@ -1,9 +1,7 @@
 """What breaks in production, one scenario each, on real servers (promises P1 to P4 and P6)."""
 
 import asyncio
-import socket
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -14,7 +12,7 @@ from entityq.address import Address, entity_hash, signed64
 from entityq.codec import Limits, pack
 from entityq.primary_key import key_digest
 from entityq.reply import Outcome, Reply
-from tests.promises.cluster import Cluster, Running, Sending
+from tests.promises.cluster import Cluster, Running, Sending, most_queued
 from tests.promises.journals import GATES, RUNS, Journal, Narrow
 from tests.support.processes import CommandLine
 from tests.support.servers import SHARDS, PrivateServers, flush
@@ -120,16 +118,6 @@ async def test_requests_of_one_turn_arrive_in_their_order_through_flushes(
 
 
 # ----- P1: accepted means durable
-
-
-@pytest.fixture
-def silent_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Takes connections and answers nothing."""
-    path = tmp_path_factory.mktemp("silent") / "redis.sock"
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(path))
-        server.listen(100)
-        yield f"unix://{path}"
 
 
 async def test_a_producer_is_killed_between_insert_and_publish(
@@ -475,10 +463,6 @@ async def test_a_mailbox_that_overflows_keeps_its_order_and_stops_no_neighbour(c
     # Served from the stream again.
     assert len(runner.life.deferrals) == 0
     assert await narrow.append("after") == 202
-
-
-def most_queued(runner: Running) -> int:
-    return max((activation.queued for activation in runner.life.residents), default=0)
 
 
 async def answered(cluster: Cluster, receipt: Receipt[Any]) -> bool:
