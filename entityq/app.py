@@ -14,6 +14,7 @@ from entityq.codec import Limits
 from entityq.config import Servers, Settings
 from entityq.definition import EntityDefinition
 from entityq.entity import Entity
+from entityq.ports import Sender
 from entityq.registration import EntityOptions, TaskOptions, define_entity, define_task
 from entityq.runner.opening import open_runner
 from entityq.runner.runner import Runner
@@ -40,10 +41,10 @@ class EntityQ:
         # Embedded servers of clients, which may be opened again at any time, run until the process ends.
         self._kept = ExitStack()
 
-    @cached_property
+    @property
     def settings(self) -> Settings:
         """Read at first use: importing a module with an app needs no servers. Raises UnsafeConfiguration."""
-        return self._given_settings or Settings.load(self.name, self._overrides)
+        return self._settings
 
     @property
     def definitions(self) -> Mapping[str, EntityDefinition]:
@@ -61,7 +62,7 @@ class EntityQ:
 
     # ----- servers, clients and runners
 
-    def sender(self) -> Clients:
+    def sender(self) -> Sender:
         """The client, used outside of turns; it connects at its first use."""
         return self._clients
 
@@ -135,6 +136,10 @@ class EntityQ:
     async def _open_client(self) -> Client:
         servers = await asyncio.to_thread(self._kept.enter_context, self.start_servers())
         return await Client.open(self.settings, servers, self.definitions)
+
+    @cached_property
+    def _settings(self) -> Settings:
+        return self._given_settings or Settings.load(self.name, self._overrides)
 
     @cached_property
     def _serializer(self) -> Serializer:

@@ -17,6 +17,7 @@ async def deadline(seconds: float) -> AsyncGenerator[None, None]:
     """
     loop = asyncio.get_running_loop()
     part = seconds / SLICES
+    handle: asyncio.TimerHandle
 
     def end_slice(left: int) -> None:
         nonlocal handle
