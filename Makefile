@@ -16,11 +16,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := entityq cli tests $(wildcard docs examples benchmarks)
 
-.PHONY: install demo test lint format types imports pytest bench constraints clean help
+.PHONY: install demo test lint format types imports pytest soak bench constraints clean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
-	@echo "Also: install, lint, format, types, imports, pytest, bench, constraints, clean"
+	@echo "Also: install, lint, format, types, imports, pytest, soak, bench, constraints, clean"
 
 install: $(INSTALLED)
 
@@ -56,6 +56,11 @@ imports: install
 # ARGS: which tests, for example make pytest ARGS="tests/embedded -x"
 pytest: install
 	$(BIN)/pytest $(ARGS)
+
+# Random faults for some minutes. SOAK_EXAMPLES: how many sequences of them.
+soak: export SOAK_EXAMPLES ?= 300
+soak: install
+	$(BIN)/pytest tests/promises/test_stateful.py
 
 bench: install
 	$(BIN)/python -m benchmarks
