@@ -32,6 +32,7 @@ from entityq.runner.commit import Applied, Commit, Tenure
 from entityq.runner.passivation import Passivation
 from entityq.runner.request import Request
 from entityq.runner.residents import Residents
+from entityq.runner.tasks import Tasks
 from entityq.runner.turn import TurnLimits
 from entityq.runner.turn_sender import TurnSender
 from entityq.runner.turn_slots import TurnSlots
@@ -72,12 +73,12 @@ class InProcess:
         )
         self._loop = asyncio.get_running_loop()
         self._home_loop = HomeLoop()
-        self._tasks = asyncio.TaskGroup()
         self._started = asyncio.Event()
         self._closing = asyncio.Event()
         # As in another process: handlers see nothing of the context of whoever opened this, or sends to them.
         self._context = contextvars.Context()
         self._context.run(test_home.set, home)
+        self._tasks = self._context.run(Tasks, TENURE.incarnation)
         self._main = self._loop.create_task(self._run(), name="entityq testing", context=self._context)
 
     @classmethod
@@ -206,7 +207,7 @@ class InProcess:
     # ----- what activations and passivation call
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        return self._tasks.create_task(work, name=f"entityq testing {name}", context=self._context.copy())
+        return self._tasks.start(work, name)
 
     async def take_turn(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
         await self._turns.take(activation, request, message)
