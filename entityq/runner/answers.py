@@ -39,7 +39,7 @@ class Answers:
 
     def committed(self, commit: Commit, applied: Applied) -> None:
         """A turn's commit was applied."""
-        owned = self._shards.get(commit.request.shard_id)
+        owned = self._shards.committing(commit.tenure)
         if owned is not None and applied.sent:
             self._announcer.requests(owned, applied.sent)
         self._tell(commit.request, commit.encoded_reply)

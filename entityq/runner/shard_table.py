@@ -12,6 +12,8 @@ class ShardTable:
     def __init__(self) -> None:
         self._by_id: dict[int, OwnedShard] = {}
         self._by_stream: dict[bytes, OwnedShard] = {}
+        # Out of the table, while their last turns end.
+        self._leaving: dict[Tenure, OwnedShard] = {}
 
     def __iter__(self) -> Iterator[OwnedShard]:
         return iter(list(self._by_id.values()))
@@ -30,6 +32,10 @@ class ShardTable:
         owned = self._by_id.get(tenure.shard_id)
         return owned if owned is not None and owned.tenure == tenure else None
 
+    def committing(self, tenure: Tenure) -> OwnedShard | None:
+        """The shard under this lease, also while it is being given up and its last turns commit."""
+        return self.under(tenure) or self._leaving.get(tenure)
+
     def add(self, owned: OwnedShard) -> None:
         self._by_id[owned.shard_id] = owned
 
@@ -39,10 +45,16 @@ class ShardTable:
             self._by_stream[owned.stream] = owned
 
     def remove(self, shard_id: int) -> OwnedShard | None:
+        """It is given up from now on; `given_up` must follow."""
         owned = self._by_id.pop(shard_id, None)
         if owned is not None:
             self._by_stream.pop(owned.stream, None)
+            self._leaving[owned.tenure] = owned
         return owned
+
+    def given_up(self, owned: OwnedShard) -> None:
+        """Its turns have ended, or were abandoned."""
+        del self._leaving[owned.tenure]
 
     @property
     def streams(self) -> Collection[bytes]:

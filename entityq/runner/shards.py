@@ -94,25 +94,33 @@ class Shards:
         if owned is None:
             return
         self._changed()
-        # First: what it still delivers is among the activations that end here.
-        await end(self._serving.pop(shard_id))
+        try:
+            # First: what it still delivers is among the activations that end here.
+            await end(self._serving.pop(shard_id))
+            await self._end_activations(shard_id)
+        finally:
+            self._abandon(owned)
+
+    async def _end_activations(self, shard_id: int) -> None:
         activations = self._residents.of_shard(shard_id)
-        running = [task for activation in activations for task in activation.running]
         for activation in activations:
             self._empty_mailbox(activation)
-        try:
-            if running:
-                await asyncio.wait(running)
-            await asyncio.gather(*(activation.end_instance() for activation in activations))
-        finally:
-            for task in running:
-                if not task.done():
-                    # Its handler may go on in a thread, but nobody is left to commit what it returns.
-                    log.error("turn.abandoned shard=%s %s", owned.shard, task.get_name())
-                    task.cancel()
-            for activation in activations:
-                self._residents.remove(activation)
-            self._deferrals.drop_shard(shard_id)
+        running = [task for activation in activations for task in activation.running]
+        if running:
+            await asyncio.wait(running)
+        await asyncio.gather(*(activation.end_instance() for activation in activations))
+
+    def _abandon(self, owned: OwnedShard) -> None:
+        """Nothing of the lease stays in the runner, whatever has not ended in time."""
+        for activation in self._residents.of_shard(owned.shard_id):
+            self._empty_mailbox(activation)
+            for task in activation.running:
+                # Its handler may go on in a thread, but nobody is left to commit what it returns.
+                log.error("turn.abandoned shard=%s %s", owned.shard, task.get_name())
+                task.cancel()
+            self._residents.remove(activation)
+        self._deferrals.drop_shard(owned.shard_id)
+        self._table.given_up(owned)
 
     # ----- taking over
 

@@ -3,8 +3,10 @@ from typing import Any
 
 from entityq import Entity, EntityQ
 from entityq.address import Address
+from entityq.definition import MessageDefinition
 from entityq.runner.activation import Activation
 from entityq.runner.commit import Tenure
+from entityq.runner.request import Request
 from entityq.runner.residents import Residents
 from entityq.runner.turn_slots import TurnSlots
 
@@ -21,10 +23,10 @@ class Nothing:
 
     slots = TurnSlots(1)
 
-    def start(self, turn: Coroutine[Any, Any, None], name: str) -> Any:
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> Any:
         raise AssertionError(name)
 
-    async def take_turn(self, *_: object) -> None:
+    async def take_turn(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
         raise AssertionError
 
     def drained(self, activation: Activation) -> None:

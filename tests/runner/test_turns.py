@@ -270,7 +270,7 @@ class Sender(Actor):
     told: int = 0
 
     @message
-    async def tell(self, *, then: str = "", keys: list[str] = []) -> list[int]:
+    async def tell(self, *, then: str = "", keys: tuple[str, ...] = ()) -> list[int]:
         receipts = [await self.probe.add.send(1, key) for key in keys]
         self.told += len(keys)
         await self._stage.enter(f"told {self.id}", "told")
@@ -334,7 +334,7 @@ async def test_sends_of_a_turn_are_stored_with_its_commit_and_in_order(cluster: 
     app, sender, _ = with_probe(cluster)
     await cluster.start(app)
     cluster.stage.close("told")
-    receipt = await sender.at("a").tell.send(keys=["z", "m", "a"])
+    receipt = await sender.at("a").tell.send(keys=("z", "m", "a"))
     await cluster.stage.saw("told a")
     assert await cluster.requests() == 1
     cluster.stage.open("told")
@@ -348,7 +348,7 @@ async def test_a_turn_that_raises_sends_nothing(cluster: LiveCluster, then: str)
     app, sender, _ = with_probe(cluster)
     await cluster.start(app)
     with pytest.raises((EntityDefect, Refused)):
-        await sender.at("a").tell(then=then, keys=["k"])
+        await sender.at("a").tell(then=then, keys=("k",))
     assert await cluster.requests() == 1
     assert await sender.at("a").count() == 0
 
@@ -366,7 +366,7 @@ async def test_waiting_for_the_own_send_is_refused(cluster: LiveCluster) -> None
     app, sender, _ = with_probe(cluster)
     await cluster.start(app)
     with pytest.raises(EntityDefect):
-        await sender.at("a").tell(then="wait", keys=["k"])
+        await sender.at("a").tell(then="wait", keys=("k",))
     assert await cluster.requests() == 1
 
 
@@ -390,7 +390,7 @@ async def test_a_concurrent_turn_that_conflicts_does_not_undo_the_one_beside_it(
     await cluster.start(app)
     await probe.add(1, "k")
     cluster.stage.close("told")
-    beside = await sender.at("a").tell.send(keys=["l"])
+    beside = await sender.at("a").tell.send(keys=("l",))
     await cluster.stage.saw("told a")
     with pytest.raises(EntityDefect):
         await sender.at("a").tell_beside(2, "k")

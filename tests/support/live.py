@@ -66,6 +66,7 @@ class LiveCluster:
 
     def __init__(self, configuration: Mapping[str, Any], redis: Redis) -> None:
         self.stage = Stage()
+        self.namespace: str = configuration["namespace"]
         self._configuration = configuration
         self._apps: list[EntityQ] = []
         self._members: list[Member] = []
@@ -91,7 +92,7 @@ class LiveCluster:
     async def start(
         self, app: EntityQ, name: str = "r1", *, groups: Sequence[str] = (), shards: int = SHARDS
     ) -> Member:
-        """A runner that serves so many shards."""
+        """A runner that serves so many shards; 0: do not wait for them."""
         stack = AsyncExitStack()
         runner = await stack.enter_async_context(app.open_runner(name=name, groups=groups))
         member = Member(runner, asyncio.create_task(runner.run(), name=f"runner {name}"), stack)
@@ -99,7 +100,7 @@ class LiveCluster:
 
         async def serves() -> bool:
             assert not member.task.done(), member.task
-            return member.serves(shards)
+            return member.serves(shards) if shards else runner.life is not None
 
         await eventually_async(serves, 10.0, f"{name} serves {shards} shards")
         return member
@@ -137,6 +138,13 @@ class LiveCluster:
 
     async def redis(self, *command: object) -> Any:
         return await self._redis.execute_command(*command)
+
+    async def redis_transaction(self, *commands: Sequence[object]) -> list[Any]:
+        pipeline = self._redis.pipeline(transaction=True)
+        for command in commands:
+            pipeline.execute_command(*command)
+        results: list[Any] = await pipeline.execute()
+        return results
 
     async def flush_redis(self) -> None:
         await self.redis("FLUSHALL")

@@ -1,0 +1,85 @@
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from entityq.postgres.backlog import Backlog
+from tests.support.live import LiveCluster, live_cluster, soon
+from tests.support.probe import Probe
+from tests.support.servers import PrivateServers
+from tests.support.unpublished import insert_unpublished, request_of
+
+
+async def test_a_client_that_died_between_insert_and_publish_is_made_up_for(cluster: LiveCluster) -> None:
+    """In the order of its sending, and before what the same entity is sent later by the stream."""
+    app = cluster.app(sweep_interval=0.1)
+    probe = cluster.actor(app, Probe).at("a")
+    await cluster.start(app)
+    async with app.open_client() as client:
+        requests = [request_of(app, client, probe, "note", text=text) for text in "zma"]
+        await insert_unpublished(app, *requests)
+    await cluster.stage.until(lambda: len(cluster.stage.journal) == 3, "three notes")
+    assert cluster.stage.lines("note a ") == ["z", "m", "a"]
+    assert await probe.note("last") == 4
+
+
+async def test_what_is_deferred_or_on_its_way_is_not_missed(
+    cluster: LiveCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sweep that cried wolf would read the outbox again and again."""
+    sweeps = 0
+    look = Backlog.sweep
+
+    async def counted(
+        self: Backlog, shard_ids: Sequence[int], position: int, page: int
+    ) -> dict[int, list[tuple[int, int]]]:
+        nonlocal sweeps
+        found = await look(self, shard_ids, position, page)
+        sweeps += bool(found)
+        return found
+
+    monkeypatch.setattr(Backlog, "sweep", counted)
+    caplog.set_level("INFO", "entityq")
+    app = cluster.app(sweep_interval=0.1, max_resident=1)
+    probe = cluster.actor(app, Probe, mailbox_capacity=2)
+    member = await cluster.start(app)
+    cluster.stage.close("g")
+    for text in "wxyz":  # one runs, one waits, two are deferred
+        await probe.at("a").note.send(text, gate="g")
+    await probe.at("b").note.send("no place")
+
+    async def deferred() -> bool:
+        return len(member.life.deferrals) == 2
+
+    await soon(deferred, "two deferred entities")
+    sweeps = 0
+
+    async def swept() -> bool:
+        return sweeps >= 3
+
+    await soon(swept, "three sweeps that saw them")
+    assert "sweep.found" not in caplog.text
+    cluster.stage.open("g")
+    assert await probe.at("b").note("here") == 2
+
+
+async def test_without_redis_persisted_requests_are_answered(
+    private_servers: PrivateServers, namespace: str
+) -> None:
+    """TRN-05. They arrive by sweep and notification, and by the stream again when Redis is back."""
+    urls = private_servers.postgres_url, private_servers.redis_url
+    async with live_cluster(*urls, namespace) as cluster:
+        app = cluster.app()
+        probe = cluster.actor(app, Probe).at("a")
+        await cluster.start(app)
+        assert await probe.note("0") == 1
+        private_servers.valkey.kill()
+        answers = await asyncio.gather(*(probe.note(str(number)) for number in range(1, 6)))
+        assert sorted(answers) == [2, 3, 4, 5, 6]
+        private_servers.valkey.start()
+
+        async def volatile_works() -> bool:
+            return await probe.peek() == [str(number) for number in range(6)]
+
+        assert await soon(volatile_works, "a volatile answer")
+        assert await probe.note("6") == 7
