@@ -75,6 +75,11 @@ class Journal(Entity):
         for text in texts:
             await Journal.at(to).append.send(text)
 
+    @message
+    def pass_on_late(self, to: str, text: str) -> None:
+        Journal.at(to).append.delay(text)
+        GATES[self.id].hold()
+
     @message(persisted=False)
     async def read(self) -> list[str]:
         return self.entries

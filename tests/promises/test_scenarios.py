@@ -117,6 +117,22 @@ async def test_requests_of_one_turn_arrive_in_their_order_through_flushes(
     assert await sender.at(Journal, "target").read() == [str(number) for number in range(60)]
 
 
+async def test_what_the_last_turns_of_a_leaving_runner_send_needs_no_sweep(cluster: Cluster) -> None:
+    cluster.app_settings(sweep_interval=3600.0)
+    sender = await cluster.client()
+    first = await cluster.start("first")
+    receipt = await sender.at(Journal, "leaving").pass_on_late.send("elsewhere", "a")
+    await GATES["leaving"].wait_for_handler()
+    second = await cluster.start("second")
+    stopping = asyncio.create_task(first.stop())
+    # All but the one with the turn: "elsewhere" has its new owner, who has caught up.
+    await cluster.serving(second, shards=SHARDS - 1)
+    GATES["leaving"].opened.set()
+    await receipt
+    await stopping
+    await cluster.all_answered(5.0)
+
+
 # ----- P1: accepted means durable
 
 
@@ -274,6 +290,22 @@ async def test_a_request_of_a_batch_is_answered_meanwhile(cluster: Cluster) -> N
         first = [] if name == names[2] else ["first"]
         assert await sender.at(Journal, name).append("second") == len(first) + 1
         assert await sender.at(Journal, name).read() == [*first, "second"]
+
+
+async def test_a_state_that_was_changed_meanwhile_is_not_overwritten(cluster: Cluster) -> None:
+    sender = await cluster.client()
+    await cluster.start()
+    for name, texts in (("mine", ["a"]), ("theirs", ["x", "y"])):
+        for text in texts:
+            await sender.at(Journal, name).append(text)
+    receipt = await hold(sender, "mine")
+    cluster.sql.execute(
+        "UPDATE entityq.entity mine SET version = mine.version + 1, state = theirs.state"
+        " FROM entityq.entity theirs WHERE mine.entity_id = 'mine' AND theirs.entity_id = 'theirs'"
+    )
+    GATES["mine"].opened.set()
+    assert await receipt == 3
+    assert await sender.at(Journal, "mine").read() == ["x", "y", "first"]
 
 
 async def test_a_thread_ends_after_its_shard_was_given_away_and_taken_again(cluster: Cluster) -> None:
