@@ -14,8 +14,11 @@ from psycopg.conninfo import conninfo_to_dict
 from entityq import Entity, EntityQ, UnsafeConfiguration, message
 from entityq.redis.connect import open_client as connect_redis
 from entityq.redis.keys import Keys
+from tests.promises.cluster import Cluster
+from tests.promises.journals import Journal
 from tests.support.pgbouncer import listen_on_tcp, pgbouncer
-from tests.support.servers import PrivateServers
+from tests.support.servers import SHARDS, PrivateServers
+from tests.support.waiting import eventually_async
 
 Opens = Callable[[EntityQ], AbstractAsyncContextManager[object]]
 
@@ -113,6 +116,24 @@ async def test_another_clusters_redis(opens: Opens, app: EntityQ, namespace: str
         async with opens(app):
             pass
         assert await redis.get(key), "the cluster id was not written again"
+
+
+async def test_a_redis_that_became_another_clusters_is_not_read(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    sender = await cluster.client()
+    runner = await cluster.start()
+    await cluster.serving(runner, shards=SHARDS)
+    redis: Any = cluster.redis
+    await redis.set(cluster.keys.cluster(), "0b8f1bb5-6d5b-4b1f-9e9f-000000000000")
+    await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    async def refused() -> bool:
+        return "redis.refused: The Redis at" in caplog.text
+
+    await eventually_async(refused, what="the refusal in the log")
+    # The truth is in Postgres.
+    assert await sender.at(Journal, "refused").append("a") == 1
 
 
 @CLIENT_AND_RUNNER
