@@ -17,13 +17,15 @@ from entityq import (
     MalformedMessage,
     RunnerNotRegistered,
     RunnerUnavailable,
+    SendTimeout,
     message,
 )
 from entityq.address import Address
 from entityq.postgres.backlog import Backlog, Row
-from tests.support.live import LiveCluster, soon
+from tests.support.live import LiveCluster, live_cluster, soon
 from tests.support.places import neighbour
 from tests.support.probe import Probe
+from tests.support.servers import PrivateServers
 from tests.support.stage import Actor
 
 WHERE: ContextVar[str] = ContextVar("WHERE", default="nowhere")
@@ -384,6 +386,27 @@ async def test_del_23_a_volatile_send_returns_while_the_handler_still_runs(clust
     cluster.stage.close("g")
     await probe.hold.send("x", "g")
     await cluster.stage.saw("hold a x")
+
+
+async def test_del_24_a_volatile_send_is_tried_again_until_redis_takes_it(
+    private_servers: PrivateServers, namespace: str
+) -> None:
+    """And TRN-04: what it does not take in time is not accepted, and may be sent again."""
+    urls = private_servers.postgres_url, private_servers.redis_url
+    async with live_cluster(*urls, namespace) as cluster:
+        app = cluster.app()
+        probe = cluster.actor(app, Probe).at("a")
+        await cluster.start(app)
+        await probe.hold.send("before", "")
+        private_servers.valkey.kill()
+        with pytest.raises(SendTimeout) as refused:
+            await probe.hold.options(timeout=0.2).ask("lost", "")
+        assert (refused.value.accepted, refused.value.retryable) == (Accepted.NO, True)
+        sending = asyncio.create_task(probe.hold.send("after", ""))
+        private_servers.valkey.start()
+        await sending
+        await cluster.stage.saw("hold a before", "hold a after")
+        assert "hold a lost" not in cluster.stage.journal
 
 
 class Helper(Actor):

@@ -119,8 +119,8 @@ async def test_sto_06_an_answered_request_is_not_read_again(outbox: Outbox) -> N
     stored = await outbox.save(first, second)
     await outbox.answer(first, stored[first.request_id])
     assert await outbox.unanswered() == [second.request_id]
-    swept = await outbox.backlog.sweep([SHARD], await outbox.backlog.position(), 100)
-    assert [request_id for request_id, _ in swept[SHARD]] == [second.request_id]
+    swept = await outbox.backlog.sweep({SHARD: 0}, await outbox.backlog.position(), 100)
+    assert [row.request_id for row in swept[SHARD]] == [second.request_id]
 
 
 async def test_sto_07_requests_are_read_in_the_order_of_saving(outbox: Outbox) -> None:
@@ -165,7 +165,7 @@ async def test_sto_10_an_entitys_read_has_only_its_own(outbox: Outbox) -> None:
 
 async def test_sto_11_no_shards_are_not_all_shards(outbox: Outbox) -> None:
     await outbox.save(outbox.request())
-    assert await outbox.backlog.sweep([], await outbox.backlog.position(), 100) == {}
+    assert await outbox.backlog.sweep({}, await outbox.backlog.position(), 100) == {}
     assert await outbox.save() == {}
     assert await outbox.backlog.load_entities([]) == {}
 

@@ -1,9 +1,9 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import pytest
 
-from entityq.postgres.backlog import Backlog
+from entityq.postgres.backlog import Backlog, SweptRow
 from tests.support.live import LiveCluster, live_cluster, soon
 from tests.support.probe import Probe
 from tests.support.servers import PrivateServers
@@ -31,10 +31,10 @@ async def test_what_is_deferred_or_on_its_way_is_not_missed(
     look = Backlog.sweep
 
     async def counted(
-        self: Backlog, shard_ids: Sequence[int], position: int, page: int
-    ) -> dict[int, list[tuple[int, int]]]:
+        self: Backlog, afters: Mapping[int, int], position: int, page: int
+    ) -> dict[int, list[SweptRow]]:
         nonlocal sweeps
-        found = await look(self, shard_ids, position, page)
+        found = await look(self, afters, position, page)
         sweeps += bool(found)
         return found
 
