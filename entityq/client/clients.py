@@ -45,7 +45,9 @@ class Clients:
         """The running loop's client; the next use opens another one."""
         opening = self._by_loop.pop(asyncio.get_running_loop(), None)
         if opening is not None:
-            await (await opening).close()
+            await asyncio.wait([opening])
+            if _usable(opening):
+                await opening.result().close()
 
     def close_blocking(self) -> None:
         """The one for sync code, with its thread."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg import Error
 
 from entityq.client.read_schedule import ReadSchedule
-from entityq.errors import PayloadTooLarge, PersistenceError
+from entityq.errors import Accepted, EntityQError, PayloadTooLarge, PersistenceError
 from entityq.postgres.session import ConnectionLost
 from entityq.redis.replies import MAX_INLINE, Pair
 
@@ -40,6 +40,7 @@ class Waiter:
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._failing = False
+        self._closed = False
 
     def __len__(self) -> int:
         """Requests that somebody waits for."""
@@ -48,6 +49,9 @@ class Waiter:
     def expect(self, request_id: int, *, persisted: bool = True, at_once: bool = False) -> Waiting:
         """Before the request is published; `at_once` when it may have been answered already."""
         waiting = Waiting(request_id, self._loop.create_future(), persisted)
+        if self._closed:
+            waiting.reply.set_exception(_closed(waiting))
+            return waiting
         self._waiting.setdefault(request_id, []).append(waiting)
         if persisted:
             if self._schedule.next_due() is None or at_once:
@@ -79,8 +83,23 @@ class Waiter:
             self._schedule.hasten(self._waiting)
             self._changed.set()
 
+    def close(self) -> None:
+        """Who waits learns that nobody will look for the reply any more."""
+        self._closed = True
+        while self._waiting:
+            _, others = self._waiting.popitem()
+            for waiting in others:
+                if not waiting.reply.done():
+                    waiting.reply.set_exception(_closed(waiting))
+
     async def run(self) -> None:
         """Until it is cancelled."""
+        try:
+            await self._read_on()
+        finally:
+            self.close()
+
+    async def _read_on(self) -> None:
         while True:
             due = self._schedule.next_due()
             if due is None:
@@ -128,3 +147,12 @@ class Waiter:
                 )
         self._schedule.hasten([request_id])
         self._changed.set()
+
+
+def _closed(waiting: Waiting) -> EntityQError:
+    return EntityQError(
+        "The client that sent this request is closed",
+        accepted=Accepted.YES if waiting.persisted else Accepted.NO,
+        request_id=waiting.request_id,
+        advice="Repeat it with its primary key, or look for the reply with `entityq result`.",
+    )

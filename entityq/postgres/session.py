@@ -8,6 +8,7 @@ from typing import TypeVar
 from psycopg import Error
 from psycopg.pq import TransactionStatus
 
+from entityq.errors import PersistenceError
 from entityq.postgres.connect import Connection
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Session:
         self._connection = first
         self._deadline = deadline
         self._turn = asyncio.Lock()
+        self._closed = False
 
     async def run(self, statement: Callable[[Connection], Awaitable[T]]) -> T:
         """What `statement` returns.
@@ -43,6 +45,8 @@ class Session:
         psycopg.Error when the server refused the statement, which then has changed nothing.
         """
         async with self._turn:
+            if self._closed:
+                raise PersistenceError("The connection was closed")
             connection = self._connection
             if connection is not None and _ended(connection):
                 await self._drop(connection)
@@ -68,6 +72,8 @@ class Session:
                 raise
 
     async def close(self) -> None:
+        """For good. A statement under way is cut off."""
+        self._closed = True
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

@@ -16,6 +16,8 @@ async def deadline(seconds: float) -> AsyncGenerator[None, None]:
     that arrived while the loop was blocked is read, and not thrown away for being seen late.
     """
     loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    cancelled = 0 if task is None else task.cancelling()
     part = seconds / SLICES
     handle: asyncio.TimerHandle
 
@@ -32,3 +34,7 @@ async def deadline(seconds: float) -> AsyncGenerator[None, None]:
             yield
         finally:
             handle.cancel()
+    # redis-py sends through asyncio.wait_for, which, before Python 3.12, can swallow a cancellation: whoever
+    # cancelled the task would wait for ever.
+    if task is not None and task.cancelling() > cancelled:
+        raise asyncio.CancelledError

@@ -22,3 +22,21 @@ async def test_a_blocked_loop_is_not_a_late_answer() -> None:
         loop.call_later(0.01, answer.set_result, "there")
         loop.call_soon(time.sleep, 0.2)
         assert await answer == "there"
+
+
+async def test_a_cancellation_that_was_swallowed_inside_is_passed_on() -> None:
+    entered = asyncio.Event()
+
+    async def swallow() -> None:
+        async with deadline(5):
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass  # as asyncio.wait_for did, when what it waited for was done at the same moment
+
+    task = asyncio.create_task(swallow())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
