@@ -1,6 +1,7 @@
 """The composition root: registry, configuration, and the one place that knows concrete implementations."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from functools import cached_property, partial
@@ -38,8 +39,8 @@ class EntityQ:
         self._definitions: dict[str, EntityDefinition] = {}
         self._runner: Runner | None = None
         self._servers = AppServers(lambda: self.settings)
-        # Embedded servers of clients, which may be opened again at any time, run until the process ends.
-        self._kept = ExitStack()
+        self._kept: Servers | None = None
+        self._keeping = threading.Lock()
 
     @property
     def settings(self) -> Settings:
@@ -133,8 +134,15 @@ class EntityQ:
     def _clients(self) -> Clients:
         return Clients(self._open_client, lambda: self.settings)
 
+    def _keep_servers(self) -> Servers:
+        """Embedded servers of clients, which may be opened again at any time, run until the process ends."""
+        with self._keeping:
+            if self._kept is None:
+                self._kept = ExitStack().enter_context(self.start_servers())
+            return self._kept
+
     async def _open_client(self) -> Client:
-        servers = await asyncio.to_thread(self._kept.enter_context, self.start_servers())
+        servers = await asyncio.to_thread(self._keep_servers)
         return await Client.open(self.settings, servers, self.definitions)
 
     @cached_property

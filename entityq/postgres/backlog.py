@@ -1,6 +1,6 @@
 """What a runner reads from the outbox: unanswered requests in order, states, sweeps."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,17 @@ class Row:
 
     seq: int
     request_id: int
+    address: Address
     envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SweptRow:
+    """As little of an unanswered request as a sweep needs; `entity_hash` is signed."""
+
+    seq: int
+    request_id: int
+    entity_hash: int
 
 
 class Backlog:
@@ -41,7 +51,7 @@ class Backlog:
         rows = await self._fetch(
             "read_pending", {"shard_id": shard_id, "after": after, "position": position, "page": page}
         )
-        return [Row(*row) for row in rows]
+        return [_row(*row) for row in rows]
 
     async def read_pending_of_entity(self, shard_id: int, address: Address, page: int) -> list[Row]:
         """An entity's oldest unanswered requests, at most `page`."""
@@ -55,16 +65,22 @@ class Backlog:
                 "page": page,
             },
         )
-        return [Row(*row) for row in rows]
+        return [_row(*row) for row in rows]
 
-    async def sweep(
-        self, shard_ids: Sequence[int], position: int, page: int
-    ) -> dict[int, list[tuple[int, int]]]:
-        """The oldest unanswered requests per shard with `seq <= position`: (request id, entity hash)."""
-        rows = await self._fetch("sweep", {"shard_ids": list(shard_ids), "position": position, "page": page})
-        found: dict[int, list[tuple[int, int]]] = {}
-        for shard_id, request_id, hash_ in rows:
-            found.setdefault(shard_id, []).append((request_id, hash_))
+    async def sweep(self, afters: Mapping[int, int], position: int, page: int) -> dict[int, list[SweptRow]]:
+        """Per shard id of `afters`, its oldest unanswered requests with `after < seq <= position`."""
+        rows = await self._fetch(
+            "sweep",
+            {
+                "shard_ids": list(afters),
+                "afters": list(afters.values()),
+                "position": position,
+                "page": page,
+            },
+        )
+        found: dict[int, list[SweptRow]] = {}
+        for shard_id, *row in rows:
+            found.setdefault(shard_id, []).append(SweptRow(*row))
         return found
 
     async def notify_unpublished(self, namespace: str, shard_ids: Iterable[int]) -> None:
@@ -95,3 +111,7 @@ class Backlog:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(OUTBOX[name], parameters)
             return await cursor.fetchall()
+
+
+def _row(seq: int, request_id: int, type_: str, entity_id: str, envelope: bytes) -> Row:
+    return Row(seq, request_id, Address(type_, entity_id), envelope)

@@ -52,7 +52,7 @@ SELECT last_value FROM outbox_seq
 
 -- name: read_pending
 -- One page of a shard's unanswered requests, in outbox order.
-SELECT p.seq, o.request_id, o.envelope
+SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope
 FROM pending p
 JOIN outbox o ON o.request_id = p.request_id
 WHERE p.shard_id = %(shard_id)b AND p.seq > %(after)b AND p.seq <= %(position)b
@@ -62,7 +62,7 @@ LIMIT %(page)b
 -- name: read_pending_of_entity
 -- The same for one entity, always from its oldest one: one statement is one snapshot, in which whoever
 -- sees a request of a sender sees that sender's earlier ones too.
-SELECT p.seq, o.request_id, o.envelope
+SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope
 FROM pending p
 JOIN outbox o ON o.request_id = p.request_id
 WHERE p.shard_id = %(shard_id)b AND p.entity_hash = %(entity_hash)b
@@ -71,12 +71,13 @@ ORDER BY p.seq
 LIMIT %(page)b
 
 -- name: sweep
--- Per owned shard, its oldest unanswered requests up to `position`: what an earlier sweep already could see.
-SELECT s.shard_id, p.request_id, p.entity_hash
-FROM unnest(%(shard_ids)b::integer[]) AS s (shard_id)
+-- Per owned shard, its oldest unanswered requests with after < seq <= position: what an earlier sweep already
+-- could see.
+SELECT s.shard_id, p.seq, p.request_id, p.entity_hash
+FROM unnest(%(shard_ids)b::integer[], %(afters)b::bigint[]) AS s (shard_id, after)
 CROSS JOIN LATERAL (
-    SELECT request_id, entity_hash FROM pending
-    WHERE pending.shard_id = s.shard_id AND pending.seq <= %(position)b
+    SELECT seq, request_id, entity_hash FROM pending
+    WHERE pending.shard_id = s.shard_id AND pending.seq > s.after AND pending.seq <= %(position)b
     ORDER BY pending.seq
     LIMIT %(page)b
 ) p

@@ -7,6 +7,8 @@ JOIN entity e ON e.shard_id = a.shard_id AND e.type = a.type AND e.entity_id = a
 -- The commit of many turns in one statement, on the session that holds the shards' advisory locks. Each
 -- turn is applied wholly or not at all:
 --   gate      its row in pending exists (unanswered) and its entity has the expected version,
+-- (IN and NOT IN on the CTEs, in these forms, are hashed; with hash joins off an ordinary join of two CTEs is
+-- a nested loop over both.)
 --   conflict  a request that it sends meets a known key with another payload: refused, nothing is written,
 --   then      reply, state (a new one is a plain insert) and outgoing requests are written.
 -- All parts see one snapshot. Where a concurrent writer came between the snapshot and a write, a count in
@@ -41,7 +43,7 @@ WITH turn AS (
     DELETE FROM pending p
     USING turn
     WHERE p.shard_id = turn.shard_id AND p.seq = turn.seq
-      AND NOT EXISTS (SELECT 1 FROM known WHERE known.position = turn.position AND NOT known.same)
+      AND turn.position NOT IN (SELECT position FROM known WHERE NOT same)
       AND (turn.version IS NULL OR turn.version = coalesce((
             SELECT e.version FROM entity e
             WHERE e.shard_id = turn.shard_id AND e.type = turn.type AND e.entity_id = turn.entity_id), 0))
@@ -82,7 +84,7 @@ WITH turn AS (
 ), numbered AS MATERIALIZED (
     SELECT nextval('outbox_seq') AS seq, s.* FROM (
         SELECT sent.* FROM sent
-        WHERE sent.position IN (SELECT position FROM answered)
+        WHERE (sent.position IN (SELECT position FROM answered)) IS TRUE
           AND sent.place NOT IN (SELECT place FROM known)
         ORDER BY sent.place
     ) s
@@ -103,6 +105,7 @@ WITH turn AS (
         AND (SELECT count(*) FROM created) + (SELECT count(*) FROM changed) + (SELECT count(*) FROM removed)
             = (SELECT count(*) FROM answered WHERE version > 0 OR (version = 0 AND NOT forget))
         AND (SELECT count(*) FROM inserted) = (SELECT count(*) FROM numbered)
+        AND (SELECT count(*) FROM sent) = cardinality(%(sent_positions)b::integer[])
     THEN 1 ELSE 0 END AS check
 )
 SELECT 'applied' AS kind, answered.position, NULL::bigint AS request_id, NULL::integer AS shard_id,

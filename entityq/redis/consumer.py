@@ -14,6 +14,8 @@ from entityq.redis.keys import CONSUMER_GROUP
 CLAIM_PAGE = 1_000
 # A wake stream that nobody uses any more goes by itself; a reader that misses its group makes it anew.
 WAKE_EXPIRY_MS = 86_400_000
+# A reader asks again at least every few seconds.
+GONE_MS = 60_000
 
 
 class GroupMissing(Exception):
@@ -140,7 +142,10 @@ class StreamGroups:
         await self._execute(pipeline, raise_on_error=True)
 
     async def remove_consumers(self, streams: Sequence[bytes]) -> None:
-        """Remove other consumers that have nothing pending (their entries were claimed first)."""
+        """Remove other consumers that have nothing pending and have not read for long.
+
+        One that still reads could be given an entry between the look and the removal, which would lose it.
+        """
         pipeline: Any = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.execute_command("XINFO", "CONSUMERS", stream, CONSUMER_GROUP)
@@ -159,6 +164,7 @@ class StreamGroups:
 
 
 def idle_consumers(consumers: Iterable[Sequence[Any]], own: bytes) -> list[bytes]:
-    """Names of the other consumers that have nothing pending, from an XINFO CONSUMERS reply in RESP2."""
+    """Names of other consumers without pending entries that are gone, from an XINFO CONSUMERS reply in RESP2."""
     described: list[dict[bytes, Any]] = [dict(zip(each[::2], each[1::2], strict=True)) for each in consumers]
-    return [each[b"name"] for each in described if each[b"name"] != own and each[b"pending"] == 0]
+    gone = [each for each in described if each[b"pending"] == 0 and each[b"idle"] >= GONE_MS]
+    return [each[b"name"] for each in gone if each[b"name"] != own]

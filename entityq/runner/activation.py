@@ -18,8 +18,12 @@ from entityq.runner.commit import Tenure
 from entityq.runner.mailbox import next_to_start
 from entityq.runner.request import Request
 from entityq.runner.turn_slots import TurnSlots
+from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
 
 log = logging.getLogger(__name__)
+
+# Seconds for on_deactivate: requests wait for it.
+DEACTIVATION_TIME = 10.0
 
 
 class Turns(Protocol):
@@ -135,21 +139,27 @@ class Activation:
         """The next instance is made of what the table has then."""
         self.version, self.state = 0, None
 
-    async def end_instance(self) -> None:
-        """Run on_deactivate and drop the instance; requests that arrive meanwhile wait in the mailbox.
+    def end_instance(self) -> Coroutine[Any, Any, None]:
+        """Take the instance away, now; await the result, which runs on_deactivate.
 
-        Returns when the instance has ended, whoever began to end it.
+        From this moment requests wait in the mailbox, until the instance has ended, whoever began to end it.
         """
         if self._ended is not None:
-            await self._ended.wait()
-            return
+            return self._until(self._ended)
         instance, self.instance = self.instance, None
-        if instance is None:
-            return
         self._ended = ended = asyncio.Event()
+        return self._deactivate(instance, ended)
+
+    async def _until(self, ended: asyncio.Event) -> None:
+        await ended.wait()
+
+    async def _deactivate(self, instance: Instance | None, ended: asyncio.Event) -> None:
         try:
-            await instance.on_deactivate()
-        except Exception:
+            if instance is not None:
+                async with asyncio.timeout(DEACTIVATION_TIME):
+                    await instance.on_deactivate()
+        except USER_ERRORS as error:
+            raise_if_cancelled(error)
             log.exception("entity.deactivate_failed entity=%s", self.address)
         finally:
             self._ended = None

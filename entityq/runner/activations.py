@@ -59,7 +59,7 @@ class Activations:
     # ----- turns
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        return self._tasks.start(work, name)
+        return self._tasks.start_turn(work, name)
 
     async def take_turn(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
         try:
@@ -68,6 +68,8 @@ class Activations:
             log.warning(
                 "turn.dropped request=%s entity=%s: %s", request.request_id, activation.address, dropped
             )
+            if dropped.pause:
+                await asyncio.sleep(PAUSE_AFTER_FAILURE)
             await self._drop(activation, request, message)
         except (LeaseLost, BatcherClosed):
             log.info("turn.lease_lost request=%s entity=%s", request.request_id, activation.address)
@@ -101,10 +103,13 @@ class Activations:
         owned = self._shards.under(activation.tenure)
         if owned is not None:
             owned.intake.forget(request.request_id)
-            owned.must_catch_up()
+            if request.envelope.persisted:
+                # The entity, not the shard: what a running pass still brings must wait behind this request.
+                self._deferrals.defer(owned.shard_id, activation.address)
         if message.changes_state:
             activation.forget_state()
             await activation.end_instance()
+        self._deferrals.look_again()
 
     def empty_mailbox(self, activation: Activation) -> None:
         """Requests that have not started leave the runner: the outbox, or the stream, still has them."""

@@ -42,11 +42,11 @@ class Answers:
         owned = self._shards.committing(commit.tenure)
         if owned is not None and applied.sent:
             self._announcer.requests(owned, applied.sent)
-        self._tell(commit.request, commit.encoded_reply)
+        self._tell(owned, commit.request, commit.encoded_reply)
 
     def volatile(self, request: Request, reply: Reply) -> None:
         """A reply that is stored nowhere."""
-        self._tell(request, reply.encode())
+        self._tell(self._shards.holding(request.shard_id), request, reply.encode())
 
     def refuse(self, request: Request, error: type[EntityQError], text: str) -> None:
         """`error` is raised at the caller of a volatile request."""
@@ -70,12 +70,14 @@ class Answers:
             outcome = await self._commit(commit)
         except Exception:
             log.exception("request.unreadable_unanswered request=%s", row.request_id)
-            return
+            outcome = None
         if isinstance(outcome, Applied):
             self.committed(commit, outcome)
+        else:
+            # The next sweep brings it again.
+            owned.intake.forget(row.request_id)
 
-    def _tell(self, request: Request, encoded: bytes) -> None:
-        owned = self._shards.get(request.shard_id)
+    def _tell(self, owned: OwnedShard | None, request: Request, encoded: bytes) -> None:
         if owned is not None:
             owned.intake.answered(request.request_id)
             if request.entry_id is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from entityq.postgres.outbox import NewRequest
-from entityq.reply import Outcome, Reply
+from entityq.reply import Reply
 from entityq.runner.request import Request
 
 
@@ -71,5 +71,3 @@ class SendConflict:
 
 
 Committed = Applied | NotApplied | SendConflict
-
-__all__ = ["Applied", "Commit", "Committed", "NotApplied", "Outcome", "SendConflict", "SentRow", "Tenure"]

@@ -1,7 +1,7 @@
 """Entities whose mailbox overflowed: until a read returns everything, they are fed from the outbox."""
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 
 from entityq.address import Address, entity_hash, signed64
 
@@ -14,6 +14,7 @@ class Deferrals:
 
     def __init__(self, limit: int = 10_000) -> None:
         self._entities: OrderedDict[tuple[int, Address], bool] = OrderedDict()
+        self._by_shard: defaultdict[int, dict[Address, int]] = defaultdict(dict)
         self._limit = limit
         self._below_limit = asyncio.Event()
         self._below_limit.set()
@@ -31,6 +32,8 @@ class Deferrals:
 
     def defer(self, shard_id: int, address: Address) -> None:
         """A request of the entity was left in the outbox."""
+        if (shard_id, address) not in self._entities:
+            self._by_shard[shard_id][address] = signed64(entity_hash(address.id))
         self._entities[shard_id, address] = True
         if len(self._entities) >= self._limit:
             self._below_limit.clear()
@@ -42,7 +45,8 @@ class Deferrals:
 
     def begin_read(self, shard_id: int, address: Address) -> None:
         """A read of the entity's requests is about to be sent: what is dropped from now on is not in it."""
-        self._entities[shard_id, address] = False
+        if (shard_id, address) in self._entities:
+            self._entities[shard_id, address] = False
 
     def end_read(self, shard_id: int, address: Address, *, everything: bool) -> bool:
         """The read came back; `everything` when all that it could return was admitted.
@@ -52,7 +56,7 @@ class Deferrals:
         if (shard_id, address) not in self._entities:
             return True
         if everything and not self._entities[shard_id, address]:
-            del self._entities[shard_id, address]
+            del self._entities[shard_id, address], self._by_shard[shard_id][address]
             self._removed()
             return True
         self._entities[shard_id, address] = True
@@ -69,11 +73,11 @@ class Deferrals:
 
     def hashes(self, shard_id: int) -> set[int]:
         """The signed hashes of the shard's deferred entity ids, as the outbox has them."""
-        return {signed64(entity_hash(address.id)) for shard, address in self._entities if shard == shard_id}
+        return set(self._by_shard[shard_id].values())
 
     def drop_shard(self, shard_id: int) -> None:
-        for entity in [entity for entity in self._entities if entity[0] == shard_id]:
-            del self._entities[entity]
+        for address in self._by_shard.pop(shard_id, {}):
+            del self._entities[shard_id, address]
         self._removed()
 
     def _removed(self) -> None:

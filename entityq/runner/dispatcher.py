@@ -80,8 +80,9 @@ class Dispatcher:
         if not entry.persisted:
             self._volatile(owned, Request(envelope, owned.shard_id, 0, raw.entry_id))
             return
+        was_serving = not owned.intake.catching_up
         verdict = owned.intake.take(Arrival(raw.entry_id, entry, envelope))
-        if owned.intake.catching_up:
+        if was_serving and owned.intake.catching_up:
             owned.behind.set()
         if verdict is Verdict.DELIVER:
             self._deliver(owned, Request(envelope, owned.shard_id, entry.seq, raw.entry_id))
@@ -107,7 +108,9 @@ class Dispatcher:
         try:
             envelope = decode_envelope(row.envelope, self._limits)
         except UnknownFormat as error:
-            # A newer runner will know it. The intake remembers the id, so that no sweep brings it again.
+            # A newer runner will know it, and what follows waits for it. The intake remembers the id, so that
+            # no sweep brings it again.
+            owned.blocked.add(row.address)
             log.warning("request.unknown_format shard=%s request=%s: %s", owned.shard, row.request_id, error)
             return True
         except EntityQError as error:
@@ -122,7 +125,8 @@ class Dispatcher:
         envelope = request.envelope
         definition = self._definitions.get(envelope.address.type)
         message = definition.messages.get(envelope.message) if definition is not None else None
-        if definition is None or message is None or envelope.address in owned.blocked:
+        blocked = envelope.persisted and envelope.address in owned.blocked
+        if definition is None or message is None or blocked:
             self._leave_for_newer_code(owned, request)
             return True
         activation = self._residents.get(owned.shard_id, envelope.address)
@@ -143,13 +147,17 @@ class Dispatcher:
         definition: EntityDefinition,
         activation: Activation | None,
     ) -> Admission:
+        deferred = (owned.shard_id, envelope.address) in self._deferrals and not owned.reading_deferred
+        room = activation is not None or not self._residents.full
+        if not room and not (deferred and envelope.persisted):
+            room = self._make_room()
         return admission(
             persisted=envelope.persisted,
-            deferred=(owned.shard_id, envelope.address) in self._deferrals and not owned.reading_deferred,
+            deferred=deferred,
             resident=activation is not None,
             queued=activation.queued if activation is not None else 0,
             capacity=definition.mailbox_capacity,
-            room_for_residents=not self._residents.full or (activation is None and self._make_room()),
+            room_for_residents=room,
         )
 
     def _admit(

@@ -49,11 +49,15 @@ class Feeder:
             await self._deferrals.room.wait()
             # Cleared before looking: what drains meanwhile sets it again.
             self._deferrals.room.clear()
+            before = len(self._deferrals)
             for shard_id, address in self._deferrals.oldest(AT_ONCE):
                 if self._ready(shard_id, address):
                     await self._feed(shard_id, address)
                 else:
                     self._deferrals.postpone(shard_id, address)
+            if len(self._deferrals) < before:
+                # Those behind them may be ready, and no turn of theirs is going to say so.
+                self._deferrals.look_again()
 
     def _ready(self, shard_id: int, address: Address) -> bool:
         activation = self._residents.get(shard_id, address)

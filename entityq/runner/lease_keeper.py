@@ -92,8 +92,12 @@ class LeaseKeeper:
         To be called while `run` runs. Returns early when the session is lost.
         """
         self._draining = True
-        with suppress(LeaseLost):
+        try:
             await self._session.drain()  # the others see it when they hear of the first shard released
+        except LeaseLost:
+            pass
+        except Error as error:
+            _log.warning("Still a member while draining: %s", error)
         self._nudged.set()
         await self._drained.wait()
 

@@ -45,6 +45,7 @@ from entityq.snowflake import Snowflakes
 COMMIT_BATCH = 1_000
 COMMIT_BYTES = 8 * 1024 * 1024
 DRAIN_DEADLINE = 1.0
+TURNS_DEADLINE = 1.0
 
 
 class LifeOver(Exception):
@@ -226,6 +227,8 @@ class Life:
                 raise LifeOver
         except* LifeOver:
             pass
+        finally:
+            await self._tasks.end_turns(TURNS_DEADLINE)
 
     async def drain(self) -> None:
         """Leave the membership, let running turns end and commit, give up the shards, and end this life."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from entityq.entity import Entity
 from entityq.runner.activation import Activation
@@ -53,11 +54,13 @@ class Passivation:
             self._residents.remove(activation)
             self._ended()
         else:
-            self._tasks.start(self._deactivate(activation), f"passivate {activation.address}")
+            # Begun before the task runs: a request that arrives in between must not start a turn.
+            ending = activation.end_instance()
+            self._tasks.start(self._deactivate(activation, ending), f"passivate {activation.address}")
 
-    async def _deactivate(self, activation: Activation) -> None:
-        await activation.end_instance()
-        if activation.mailbox:
+    async def _deactivate(self, activation: Activation, ending: Coroutine[Any, Any, None]) -> None:
+        await ending
+        if activation.mailbox or activation.running:
             activation.pump()
         else:
             self._residents.remove(activation)

@@ -36,6 +36,11 @@ class ShardTable:
         """The shard under this lease, also while it is being given up and its last turns commit."""
         return self.under(tenure) or self._leaving.get(tenure)
 
+    def holding(self, shard_id: int) -> OwnedShard | None:
+        """The shard, also while it is being given up."""
+        leaving = (owned for owned in self._leaving.values() if owned.shard_id == shard_id)
+        return self._by_id.get(shard_id) or next(leaving, None)
+
     def add(self, owned: OwnedShard) -> None:
         self._by_id[owned.shard_id] = owned
 

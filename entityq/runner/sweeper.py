@@ -6,7 +6,7 @@ import logging
 from psycopg import Error as PostgresError
 from psycopg_pool import PoolTimeout
 
-from entityq.postgres.backlog import Backlog
+from entityq.postgres.backlog import Backlog, SweptRow
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.shard_table import ShardTable
@@ -40,6 +40,8 @@ class Sweeper:
         self._redis_up = redis_up
         self._interval = interval
         self._position = 0
+        # Where the next sweep of a shard goes on: a page that is full of known requests must not hide the rest.
+        self._afters: dict[int, int] = {}
 
     async def run(self) -> None:
         while True:
@@ -65,15 +67,24 @@ class Sweeper:
         position = await self._backlog.position()
         seen_before = self._position if self._redis_up.is_set() else position
         self._position = position
-        quiet = [owned.shard_id for owned in self._shards if not owned.intake.catching_up]
+        quiet = [owned for owned in self._shards if not owned.intake.catching_up]
         if not quiet or not seen_before:
             return
-        for shard_id, rows in (await self._backlog.sweep(quiet, seen_before, PAGE)).items():
-            owned = self._shards.get(shard_id)
-            if owned is not None and self._missed(owned, rows):
-                log.info("sweep.found shard=%s", owned.shard)
-                owned.must_catch_up()
+        afters = {owned.shard_id: self._afters.get(owned.shard_id, 0) for owned in quiet}
+        for owned in quiet:
+            owned.intake.begin_read()
+        try:
+            found = await self._backlog.sweep(afters, seen_before, PAGE)
+            self._afters = {shard_id: rows[-1].seq for shard_id, rows in found.items() if len(rows) == PAGE}
+            for owned in quiet:
+                self._compare(owned, found.get(owned.shard_id, []))
+        finally:
+            for owned in quiet:
+                owned.intake.end_read()
 
-    def _missed(self, owned: OwnedShard, rows: list[tuple[int, int]]) -> bool:
+    def _compare(self, owned: OwnedShard, rows: list[SweptRow]) -> None:
         deferred = self._deferrals.hashes(owned.shard_id)
-        return any(hash_ not in deferred and not owned.intake.knows(request_id) for request_id, hash_ in rows)
+        if any(row.entity_hash not in deferred and not owned.intake.knows(row.request_id) for row in rows):
+            log.info("sweep.found shard=%s", owned.shard)
+            self._afters.pop(owned.shard_id, None)
+            owned.must_catch_up()

@@ -1,10 +1,13 @@
 """The tasks of one incarnation: owned, named, and ended with it."""
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Protocol, Self
+
+log = logging.getLogger(__name__)
 
 # Seconds between two tries to end a task.
 CANCEL_AGAIN = 0.05
@@ -28,13 +31,35 @@ class StartsTasks(Protocol):
 
 
 class Tasks:
-    """A TaskGroup whose tasks do not inherit the variables of whoever starts them."""
+    """A TaskGroup whose tasks do not inherit the variables of whoever starts them.
+
+    Turns run beside it: a handler that swallows its cancellation must not keep the incarnation from ending.
+    """
 
     def __init__(self, incarnation: int) -> None:
         self._incarnation = incarnation
         self._group = asyncio.TaskGroup()
         # A turn that ends starts the next one, which must not see its context.
         self._context = copy_context()
+        self._turns: set[asyncio.Task[None]] = set()
+
+    def start_turn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """`work` must not raise."""
+        task = asyncio.get_running_loop().create_task(
+            work, name=f"entityq {self._incarnation} {name}", context=self._context.copy()
+        )
+        self._turns.add(task)
+        task.add_done_callback(self._turns.discard)
+        return task
+
+    async def end_turns(self, seconds: float) -> None:
+        """Cancels them, and leaves alone, with a log line, those that do not end within that time."""
+        for task in self._turns:
+            task.cancel()
+        if self._turns:
+            await asyncio.wait(set(self._turns), timeout=seconds)
+        for task in self._turns:
+            log.error("turn.abandoned %s: it goes on, and cannot commit", task.get_name())
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         return self._group.create_task(

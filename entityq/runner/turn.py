@@ -21,6 +21,7 @@ from entityq.failure import Failure
 from entityq.replies import defect_reply, failure_reply, success_reply
 from entityq.reply import Reply
 from entityq.runner.request import Request
+from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
 from entityq.serializer import Serializer
 
 log = logging.getLogger(__name__)
@@ -92,12 +93,8 @@ async def perform(
         return success_reply(request.request_id, value, message, limits.reply)
     except Failure as failure:
         return _failed(request, failure, limits)
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        return handler_defect(request, error, limits)
-    except Exception as error:  # noqa: BLE001 - whatever user code raises is a defect of this turn alone
+    except USER_ERRORS as error:
+        raise_if_cancelled(error)
         return handler_defect(request, error, limits)
 
 

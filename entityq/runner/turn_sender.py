@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Protocol
 from entityq.address import Address
 from entityq.call import Call, task_address
 from entityq.context import TurnContext
-from entityq.errors import EntityQError, PrimaryKeyConflict
+from entityq.errors import EntityQError, PayloadTooLarge, PrimaryKeyConflict
 from entityq.ports import Sender
 from entityq.postgres.outbox import NewRequest
 from entityq.receipt import Receipt
@@ -21,6 +21,9 @@ from entityq.status import EntityStatus
 # entity id can hold).
 CHAIN_HEADER = "entityq-chain"
 DEFAULT_ASK_TIMEOUT = 30.0
+# Of one turn: a statement that takes longer than the lease time would cost the runner all its leases.
+MAX_SENDS = 5_000
+MAX_SENT_BYTES = 4 * 1024 * 1024
 
 
 class TurnClient(Sender, Protocol):
@@ -43,6 +46,8 @@ class TurnSender:
         self, request: Request, client: TurnClient, waiting: Callable[[], AbstractContextManager[None]]
     ) -> None:
         self.sent: list[NewRequest] = []
+        self._by_key: dict[bytes, NewRequest] = {}
+        self._bytes = 0
         self._request = request
         self._client = client
         self._waiting = waiting
@@ -73,9 +78,9 @@ class TurnSender:
         if not call.message.persisted:
             return await self._client.send(call)
         request = self._client.new_request(call)
-        known = self._same_key(request)
+        known = None if request.key_digest is None else self._by_key.get(request.key_digest)
         if known is None:
-            self.sent.append(request)
+            self._add(request)
         elif known.payload_hash != request.payload_hash:
             raise PrimaryKeyConflict(
                 f"{call.address} was sent {call.message.name} with primary key {call.primary_key!r} and "
@@ -122,10 +127,17 @@ class TurnSender:
                 advice="Await everything that a handler starts before it returns.",
             )
 
-    def _same_key(self, request: NewRequest) -> NewRequest | None:
-        if request.key_digest is None:
-            return None
-        return next((sent for sent in self.sent if sent.key_digest == request.key_digest), None)
+    def _add(self, request: NewRequest) -> None:
+        self._bytes += len(request.envelope)
+        if len(self.sent) >= MAX_SENDS or self._bytes > MAX_SENT_BYTES:
+            raise PayloadTooLarge(
+                f"the turn of request {self._request.request_id} sends more than {MAX_SENDS:,} requests or "
+                f"{MAX_SENT_BYTES // 1024**2} MiB: they commit in one statement",
+                advice="Let a message send a part, and itself the message for the next part.",
+            )
+        self.sent.append(request)
+        if request.key_digest is not None:
+            self._by_key[request.key_digest] = request
 
     def _chain(self) -> list[str]:
         envelope = self._request.envelope

@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 
 from psycopg import DataError
 from psycopg import Error as PostgresError
+from psycopg.errors import DivisionByZero
 
 from entityq.context import Turn, current_turn
 from entityq.definition import FORGET, MessageDefinition
@@ -22,13 +23,21 @@ from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendCo
 from entityq.runner.request import Request
 from entityq.runner.turn import TurnLimits, handler_defect, perform
 from entityq.runner.turn_sender import TurnSender
+from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
 from entityq.serializer import Serializer
 
 log = logging.getLogger(__name__)
 
 
 class TurnDropped(Exception):
-    """The turn was not applied: its activation is dropped, and the outbox decides what comes next."""
+    """The turn was not applied: its activation is dropped, and the outbox decides what comes next.
+
+    `pause`: what was in the way is still there; trying at once would only run the handler again.
+    """
+
+    def __init__(self, outcome: object) -> None:
+        super().__init__(str(outcome))
+        self.pause = isinstance(outcome, PostgresError)
 
 
 class Turns:
@@ -138,7 +147,8 @@ class Turns:
     ) -> Reply:
         try:
             ready = await instance
-        except Exception as error:  # noqa: BLE001 - a stored state that does not fit, or the user's on_activate
+        except USER_ERRORS as error:  # a stored state that does not fit, or the user's on_activate
+            raise_if_cancelled(error)
             return handler_defect(request, error, self._limits)
         token = current_turn.set(Turn(sender.context(activation.tenure.epoch, activation.version), sender))
         try:
@@ -169,12 +179,12 @@ class Turns:
                 self._restore(activation)
             reply = _refused(commit.request, outcome, self._limits)
             if reply is None:
-                raise TurnDropped(f"{outcome}")
+                raise TurnDropped(outcome)
             commit.reply, commit.encoded_reply = reply, reply.encode()
             commit.state, commit.sends = None, []
             outcome = await self._committed(commit)
             if not isinstance(outcome, Applied):
-                raise TurnDropped(f"{outcome}")
+                raise TurnDropped(outcome)
         self._remember(activation, commit)
         self._applied(commit, outcome)
         if commit.forget:
@@ -222,6 +232,7 @@ def _refused(
             "turn.send_conflict request=%s entity=%s: %s", request.request_id, request.envelope.address, what
         )
         return defect_reply(request.request_id, EntityDefect, what, limits.reply)
-    if isinstance(outcome, DataError):
+    # The statement's own word for "somebody came between" is a division by zero.
+    if isinstance(outcome, DataError) and not isinstance(outcome, DivisionByZero):
         return handler_defect(request, outcome, limits)
     return None

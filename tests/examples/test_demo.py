@@ -4,7 +4,6 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,9 +36,7 @@ def run_demo(directory: Path, output: Path) -> str:
 
 def test_the_demo_twice(directory: Path, tmp_path: Path) -> None:
     require_success(run_demo(directory, tmp_path / "first"))
-    began = time.monotonic()
     said = run_demo(directory, tmp_path / "second")
-    assert time.monotonic() - began < 10
     require_success(said)
 
 
