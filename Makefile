@@ -60,7 +60,7 @@ pytest: install
 # Random faults for some minutes. SOAK_EXAMPLES: how many sequences of them.
 soak: export SOAK_EXAMPLES ?= 300
 soak: install
-	$(BIN)/pytest tests/promises/test_stateful.py
+	$(BIN)/pytest tests/promises
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -7,7 +7,7 @@ import pytest
 from entityq import EntityDefect, MailboxFull, PayloadTooLarge, SendTimeout
 from entityq.receipt import Receipt
 from tests.promises.cluster import Cluster, Sending, most_queued
-from tests.promises.journals import GATES, Journal, Narrow
+from tests.promises.journals import GATES, RUNS, Journal, Narrow
 from tests.support.waiting import eventually_async
 
 KIB = 1024
@@ -114,3 +114,24 @@ async def test_a_volatile_message_without_redis_fails_in_time_and_a_persisted_on
         await narrow.peek.options(timeout=1.0)()
     assert "not accepted" in str(caught.value)
     assert await narrow.append("a") == 1
+
+
+async def test_turns_at_once_are_bounded(cluster: Cluster) -> None:
+    cluster.app_settings(max_turns=3)
+    sender = await cluster.client()
+    runner = await cluster.start()
+    names = [f"busy-{number}" for number in range(10)]
+    receipts = [await sender.at(Journal, name).held.send("first") for name in names]
+
+    async def all_there() -> bool:
+        return len(runner.life.residents) == 10 and running() == 3
+
+    def running() -> int:
+        return sum(RUNS[name, "first"] for name in names)
+
+    await eventually_async(all_there, what="three turns of ten")
+    for name in names:
+        assert running() <= 3 + names.index(name)
+        GATES[name].opened.set()
+    assert await asyncio.gather(*receipts) == [1] * 10
+    assert running() == 10

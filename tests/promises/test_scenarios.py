@@ -1,6 +1,7 @@
 """What breaks in production, one scenario each, on real servers (promises P1 to P4 and P6)."""
 
 import asyncio
+import os
 import sys
 from typing import Any
 
@@ -117,6 +118,20 @@ async def test_requests_of_one_turn_arrive_in_their_order_through_flushes(
     assert await sender.at(Journal, "target").read() == [str(number) for number in range(60)]
 
 
+async def test_order_holds_where_a_stream_was_trimmed(cluster: Cluster) -> None:
+    cluster.app_settings(stream_length=100)
+    sender = await cluster.client()
+    runner = await cluster.start(prefetch=1)
+    await cluster.serving(runner, shards=SHARDS)
+    await hold(sender, "trimmed")
+    receipts = await send_everywhere(sender, ["trimmed"], 600)
+    redis: Any = cluster.redis
+    lengths = [await redis.xlen(stream) for stream in await redis.keys("eq:*:stream:*")]
+    assert 100 <= max(lengths) < 400
+    GATES["trimmed"].opened.set()
+    assert await asyncio.gather(*receipts) == list(range(2, 602))
+
+
 async def test_what_the_last_turns_of_a_leaving_runner_send_needs_no_sweep(cluster: Cluster) -> None:
     cluster.app_settings(sweep_interval=3600.0)
     sender = await cluster.client()
@@ -185,14 +200,15 @@ async def test_flushes_of_redis_while_requests_are_sent(cluster: Cluster, redis_
     await cluster.start("one")
     await cluster.start("two")
     entities = [f"flushed-{number}" for number in range(50)]
-    sending = asyncio.create_task(send_everywhere(sender, entities, 40))
+    count = 200 if "SOAK_EXAMPLES" in os.environ else 40
+    sending = asyncio.create_task(send_everywhere(sender, entities, count))
     flushes = 0
     while not sending.done():
         flush(redis_url)
         flushes += 1
         await asyncio.wait([sending], timeout=0.05)
     assert flushes > 3
-    await require_all(sender, await sending, entities, 40)
+    await require_all(sender, await sending, entities, count)
 
 
 async def test_redis_is_down_from_the_start(
