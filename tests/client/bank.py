@@ -51,12 +51,21 @@ class Bank:
 
     def note(self, text: str = "x") -> Call:
         """To account a, for a client that is not the app's own."""
+        return self._call("note", text)
+
+    def deposit(self, amount: int, reference: str) -> Call:
+        return self._call("deposit", amount, reference)
+
+    def read(self) -> Call:
+        return self._call("read")
+
+    def _call(self, name: str, *arguments: object) -> Call:
         definition = self.app.definitions["Account"]
         return new_call(
             definition,
-            definition.messages["note"],
+            definition.messages[name],
             lambda _: Address("Account", "a"),
-            args=[text],
+            args=arguments,
             kwargs={},
             options=CallOptions(),
             serializer=self.app.serializer,

@@ -53,10 +53,10 @@ def test_call_waits_for_the_reply(sync_bank: Bank, outbox: Outbox) -> None:
 
 
 def test_threads_share_one_client(sync_bank: Bank, outbox: Outbox) -> None:
-    threads = [
-        threading.Thread(target=lambda n=n: sync_bank.account("a").deposit.delay(1, reference=f"r-{n}"))
-        for n in range(20)
-    ]
+    def send(number: int) -> None:
+        sync_bank.account("a").deposit.delay(1, reference=f"r-{number}")
+
+    threads = [threading.Thread(target=send, args=[number]) for number in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
