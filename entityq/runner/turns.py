@@ -16,7 +16,7 @@ from entityq.definition import FORGET, MessageDefinition
 from entityq.definition import Activation as Instance
 from entityq.errors import EntityDefect, EntityQError
 from entityq.ports import States
-from entityq.replies import defect_reply
+from entityq.replies import defect_reply, success_reply
 from entityq.reply import Outcome, Reply
 from entityq.runner.activation import Activation
 from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendConflict
@@ -77,6 +77,8 @@ class Turns:
             await self._volatile(activation, request, message)
         elif message.concurrent:
             await self._concurrent(activation, request, message)
+        elif message.name == FORGET:
+            await self._forget(activation, request, message)
         else:
             await self._ordered(activation, request, message)
 
@@ -93,9 +95,17 @@ class Turns:
                 reply = handler_defect(request, error, self._limits)
         commit = self._new_commit(activation, request, reply, sender)
         commit.version = None if activation.definition.stateless else activation.version
-        commit.forget = message.name == FORGET
         if state != activation.state or (commit.version == 0 and reply.outcome is Outcome.SUCCESS):
             commit.state = state
+        await self._finish(activation, commit)
+
+    async def _forget(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
+        """Without an instance: an entity whose stored state no code can read must be forgettable, too."""
+        async with activation.loading:
+            await self._load(activation)
+        reply = success_reply(request.request_id, None, message, self._limits.reply)
+        commit = Commit(activation.tenure, request, reply, reply.encode(), forget=True)
+        commit.version = None if activation.definition.stateless else activation.version
         await self._finish(activation, commit)
 
     async def _concurrent(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
@@ -118,12 +128,15 @@ class Turns:
 
     async def _new_instance(self, activation: Activation) -> Instance:
         definition = activation.definition
-        if not definition.stateless and activation.version == 0:
-            stored = await self._states.load(activation.tenure.shard_id, activation.address)
-            activation.version, activation.state = stored.version, stored.state
+        await self._load(activation)
         instance = definition.new_activation(activation.address.id, definition.state.load(activation.state))
         await instance.on_activate()
         return instance
+
+    async def _load(self, activation: Activation) -> None:
+        if not activation.definition.stateless and activation.version == 0:
+            stored = await self._states.load(activation.tenure.shard_id, activation.address)
+            activation.version, activation.state = stored.version, stored.state
 
     async def _read_only(self, activation: Activation) -> Instance:
         """A copy of the last committed state, with what the activation keeps in memory (`_` names)."""

@@ -7,6 +7,7 @@ import pytest
 
 from entityq import EntityDefect, EntityQError, PrimaryKeyConflict, message
 from tests.support.live import LiveCluster, soon
+from tests.support.places import shard_of
 from tests.support.probe import Probe, Refused
 from tests.support.stage import Actor
 
@@ -260,6 +261,22 @@ async def test_forget_removes_the_state_and_ends_the_activation(cluster: LiveClu
     assert await lively.step() == 1
     assert cluster.stage.journal == ["activate a 0", "step a", "deactivate a", "activate a 0", "step a"]
     assert await state(cluster, "a") is not None
+
+
+async def test_an_entity_whose_stored_state_cannot_be_read_can_be_forgotten(cluster: LiveCluster) -> None:
+    app = cluster.app()
+    probe = cluster.actor(app, Probe).at("a")
+    await cluster.start(app)
+    await cluster.rows(
+        "INSERT INTO entity (shard_id, type, entity_id, version, epoch, outcome, state)"
+        " SELECT shard_id, 'Probe', 'a', 7, 1, 0, '\\xff' FROM shard WHERE number = %s RETURNING 1",
+        shard_of("a"),
+    )
+    with pytest.raises(EntityDefect):
+        await probe.note("x")
+    await probe.forget()
+    assert await state(cluster, "a") is None
+    assert await probe.note("x") == 1
 
 
 # ----- what a turn sends
