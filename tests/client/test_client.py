@@ -252,6 +252,25 @@ async def test_a_postgres_that_stays_away_is_an_error_that_says_so(
         await bank.account("a").note.send("3")
 
 
+async def test_who_gave_up_before_it_was_sent_is_not_stored_later(
+    private_servers: PrivateServers, namespace: str
+) -> None:
+    bank = Bank(namespace, private_servers.postgres_url, private_servers.redis_url)
+    async with bank.app:
+        await bank.account("a").note.send("1")
+        await asyncio.to_thread(private_servers.postgres.stop)
+        abandoned = asyncio.ensure_future(bank.account("a").note.send("2"))
+        kept = asyncio.ensure_future(bank.account("a").note.send("3"))
+        await asyncio.wait([abandoned], timeout=0.1)
+        abandoned.cancel()
+        await asyncio.to_thread(private_servers.postgres.start)
+        receipt = await kept
+        with psycopg.connect(private_servers.postgres_url, options="-c search_path=entityq") as outbox:
+            stored = rows(outbox)
+    assert len(stored) == 2
+    assert stored[1].request_id == receipt.request_id
+
+
 def answer_elsewhere(postgres_url: str, request_id: int, value: bytes) -> None:
     with psycopg.connect(postgres_url, autocommit=True, options="-c search_path=entityq") as outbox:
         answer(outbox, request_id, value)

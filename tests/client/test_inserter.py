@@ -8,6 +8,7 @@ import pytest
 
 from entityq.address import Address, entity_hash, signed64
 from entityq.client.client import Client
+from entityq.client.inserter import LOCK_TIMEOUT
 from entityq.errors import Accepted, EntityQError, MalformedMessage, PersistenceError, SendTimeout
 from entityq.primary_key import key_digest
 from entityq.snowflake import Snowflakes
@@ -47,7 +48,6 @@ async def test_an_uncommitted_first_holds_up_nobody_else_and_is_inserted_after_i
         others = [bank.account("a").deposit.send(1, reference=f"r-{n}") for n in range(200)]
         receipts = await asyncio.gather(*others)
         assert not held.done()
-        # A batch that meets the same key again does not pay for it again.
         again = asyncio.ensure_future(bank.account("a").deposit.send(1, reference="held"))
         await bank.account("a").deposit.send(1, reference="after")
         stranger.rollback()
@@ -60,6 +60,23 @@ async def test_an_uncommitted_first_holds_up_nobody_else_and_is_inserted_after_i
         receipt.request_id for receipt in receipts
     ]
     assert len(stored) == 203
+
+
+async def test_a_key_that_is_known_to_be_held_costs_the_next_batches_nothing(
+    bank: Bank, stranger: Outbox, namespace: str
+) -> None:
+    await bank.account("a").deposit.send(1, reference="before")
+    insert_by_hand(stranger, namespace, "held")
+    held = [asyncio.ensure_future(bank.account("a").deposit.send(1, reference="held"))]
+    await bank.account("a").deposit.send(1, reference="meets it")
+    started = asyncio.get_running_loop().time()
+    for n in range(10):
+        held.append(asyncio.ensure_future(bank.account("a").deposit.send(1, reference="held")))
+        await bank.account("a").deposit.send(1, reference=f"r-{n}")
+    # Each of the ten would wait for the lock timeout.
+    assert asyncio.get_running_loop().time() - started < 10 * LOCK_TIMEOUT * 0.7
+    stranger.rollback()
+    assert len({receipt.request_id for receipt in await asyncio.gather(*held)}) == 1
 
 
 async def test_an_uncommitted_first_is_joined_after_its_commit(
@@ -107,13 +124,15 @@ async def test_a_held_request_takes_its_number_when_it_is_stored(
 
 
 async def test_a_locked_table_is_waited_for_as_a_whole(bank: Bank, outbox: Outbox, stranger: Outbox) -> None:
-    await bank.account("a").note.send("before")
+    deposit = bank.account("a").deposit
+    await deposit.send(1, reference="before")
     stranger.execute("LOCK TABLE outbox IN SHARE MODE")
-    sends = [asyncio.ensure_future(bank.account("a").note.send(str(n))) for n in range(300)]
+    sends = [asyncio.ensure_future(deposit.send(1, reference=f"r-{n}")) for n in range(300)]
     await asyncio.wait(sends, timeout=0.5)
     assert not any(send.done() for send in sends)
     stranger.rollback()
     receipts = await asyncio.wait_for(asyncio.gather(*sends), 5)
+    # In order: no row was taken out to wait alone.
     assert [row.request_id for row in rows(outbox)[1:]] == [receipt.request_id for receipt in receipts]
 
 
@@ -160,6 +179,28 @@ async def test_a_lost_answer_that_nobody_gives_again_is_unknown_and_burns_a_numb
     assert lost.seq == after.seq - 1
 
 
+async def test_a_lost_batch_waits_for_its_own_first_try(
+    postgres_url: str, redis_url: str, namespace: str, outbox: Outbox, redis: Any
+) -> None:
+    # The network is cut, and the old session is still at work on the statement.
+    outbox.execute(
+        "CREATE FUNCTION slowly() RETURNS trigger AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END'"
+        " LANGUAGE plpgsql"
+    )
+    outbox.execute("CREATE TRIGGER slow AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION slowly()")
+    async with losing_proxy(postgres_url) as proxy:
+        bank = Bank(namespace, proxy.url, redis_url)
+        async with bank.app:
+            await bank.account("a").deposit.send(1, reference="before")
+            proxy.lose(b"lost-1", at_once=True)
+            sends = [bank.account("a").deposit.send(1, reference=f"lost-{n}") for n in range(20)]
+            receipts = await asyncio.wait_for(asyncio.gather(*sends), 8)
+    stored = rows(outbox)
+    assert [row.request_id for row in stored[1:]] == [receipt.request_id for receipt in receipts]
+    entries = await only_stream(redis, 21)
+    assert [(entry.n, entry.seq) for entry in entries] == [(n + 1, row.seq) for n, row in enumerate(stored)]
+
+
 async def test_a_terminated_session_costs_a_retry(bank: Bank, outbox: Outbox, stranger: Outbox) -> None:
     await bank.account("a").note.send("before")
     stranger.execute("LOCK TABLE outbox IN SHARE MODE")
@@ -179,7 +220,9 @@ async def test_a_terminated_session_costs_a_retry(bank: Bank, outbox: Outbox, st
     assert [row.request_id for row in rows(outbox)][1:] == [receipt.request_id]
 
 
-async def test_an_idle_session_that_was_ended_is_no_lost_answer(bank: Bank, outbox: Outbox) -> None:
+async def test_an_idle_session_that_was_ended_is_no_lost_answer(
+    bank: Bank, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
     await bank.account("a").note.send("before")
     outbox.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -188,6 +231,7 @@ async def test_an_idle_session_that_was_ended_is_no_lost_answer(bank: Bank, outb
     )
     await bank.account("a").note.send("after")
     assert len(rows(outbox)) == 2
+    assert "insert_failed" not in caplog.text
 
 
 # ----- poison and collisions

@@ -22,7 +22,7 @@ def test_reads_come_after_100_ms_and_then_ever_later_up_to_a_second() -> None:
 def test_who_waits_no_more_costs_nothing() -> None:
     schedule = ReadSchedule()
     schedule.add(1, now=10.0)
-    assert schedule.due(20.0, set()) == set()
+    assert schedule.due(20.0, set[int]()) == set()
     assert schedule.next_due() is None
 
 

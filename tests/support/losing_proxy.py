@@ -21,12 +21,16 @@ class LosingProxy:
         self.lost = asyncio.Event()
         self._target = target
         self._marker: bytes | None = None
+        self._then_refuse = False
+        self._at_once = False
         self._refusing = False
         self._writers: set[asyncio.StreamWriter] = set()
 
-    def lose(self, marker: bytes, *, then_refuse: bool = False) -> None:
-        """`then_refuse`: as if the network were gone for good, until `heal`."""
+    def lose(self, marker: bytes, *, then_refuse: bool = False, at_once: bool = False) -> None:
+        """`then_refuse`: as if the network were gone for good, until `heal`. `at_once`: while the server is
+        still at work."""
         self._marker = marker
+        self._at_once = at_once
         self._then_refuse = then_refuse
         self.lost.clear()
 
@@ -61,6 +65,9 @@ class LosingProxy:
                 cut.set()
             writer.write(data)
             await writer.drain()
+            if cut.is_set() and self._at_once:
+                self.lost.set()
+                return
 
     async def _answers(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: asyncio.Event
