@@ -44,6 +44,7 @@ class Session:
         Raises ConnectionLost; PersistenceError when there is no connection to be had, and nothing was sent;
         psycopg.Error when the server refused the statement, which then has changed nothing.
         """
+        cancelled = _cancelling()
         async with self._turn:
             if self._closed:
                 raise PersistenceError("The connection was closed")
@@ -55,7 +56,9 @@ class Session:
                 self._connection = connection = await self._connect()
             try:
                 async with asyncio.timeout(self._deadline):
-                    return await statement(connection)
+                    result = await statement(connection)
+                _pass_on_cancellation(cancelled)
+                return result
             except TimeoutError as error:
                 await self._drop(connection)
                 raise ConnectionLost(f"no answer within {self._deadline:g} s") from error
@@ -87,6 +90,18 @@ def _ended(connection: Connection) -> bool:
     # An idle server has nothing to say but that it ends the session. A statement that is sent all the same
     # would be lost, and nobody could tell whether it was executed.
     return connection.closed or bool(select.select([connection.fileno()], [], [], 0)[0])
+
+
+def _cancelling() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+def _pass_on_cancellation(before: int) -> None:
+    """psycopg waits with asyncio.wait_for, which, before Python 3.12, loses a cancellation that comes together
+    with the answer: whoever cancelled the task would wait for ever."""
+    if _cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def _lost(connection: Connection, error: Error) -> bool:

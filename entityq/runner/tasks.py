@@ -9,8 +9,9 @@ from typing import Any, Protocol, Self
 
 log = logging.getLogger(__name__)
 
-# Seconds between two tries to end a task.
+# Seconds between two tries to end a task, and between those to end all: they may have things to close.
 CANCEL_AGAIN = 0.05
+CANCEL_ALL_AGAIN = 0.5
 
 
 async def end(task: asyncio.Task[None]) -> None:
@@ -42,6 +43,7 @@ class Tasks:
         # A turn that ends starts the next one, which must not see its context.
         self._context = copy_context()
         self._turns: set[asyncio.Task[None]] = set()
+        self._others: set[asyncio.Task[None]] = set()
 
     def start_turn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """`work` must not raise."""
@@ -62,9 +64,12 @@ class Tasks:
             log.error("turn.abandoned %s: it goes on, and cannot commit", task.get_name())
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        return self._group.create_task(
+        task = self._group.create_task(
             work, name=f"entityq {self._incarnation} {name}", context=self._context.copy()
         )
+        self._others.add(task)
+        task.add_done_callback(self._others.discard)
+        return task
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -76,4 +81,18 @@ class Tasks:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._group.__aexit__(kind, error, traceback)
+        if kind is None:
+            await self._group.__aexit__(kind, error, traceback)
+            return
+        again = asyncio.create_task(self._cancel_again(), name=f"entityq {self._incarnation} end")
+        try:
+            await self._group.__aexit__(kind, error, traceback)
+        finally:
+            again.cancel()
+
+    async def _cancel_again(self) -> None:
+        """The group cancels its tasks once, which is not enough (see `end`)."""
+        while True:
+            await asyncio.sleep(CANCEL_ALL_AGAIN)
+            for task in self._others:
+                task.cancel()

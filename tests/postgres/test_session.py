@@ -76,3 +76,22 @@ async def test_without_a_server_nothing_was_sent(private_servers: PrivateServers
     await session.close()
     with pytest.raises(PersistenceError, match="closed"):
         await value(session, b"SELECT 1")
+
+
+async def test_a_cancellation_that_psycopg_lost_is_passed_on(session: Session) -> None:
+    started = asyncio.Event()
+
+    async def statement(connection: Connection) -> object:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:  # as asyncio.wait_for of Python 3.11 when its result is there
+            return await fetch_value(connection, b"SELECT 1")
+        raise AssertionError("the event is never set")
+
+    task = asyncio.create_task(session.run(statement))
+    await started.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert await value(session, b"SELECT 2") == 2

@@ -2,7 +2,9 @@
 
 import asyncio
 
-from entityq.runner.tasks import end
+import pytest
+
+from entityq.runner.tasks import Tasks, end
 
 
 async def test_a_task_that_loses_a_cancellation_is_cancelled_again() -> None:
@@ -29,3 +31,22 @@ async def test_a_task_that_has_ended_is_left_alone() -> None:
     await task
     await end(task)
     assert not task.cancelled()
+
+
+async def test_a_group_ends_although_one_of_its_tasks_loses_a_cancellation() -> None:
+    lost = list[str]()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            lost.append("lost")
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(5):
+        with pytest.raises(ExceptionGroup, match="unhandled"):
+            async with Tasks(1) as tasks:
+                tasks.start(work(), "work")
+                await asyncio.sleep(0)
+                raise RuntimeError("the end")
+    assert lost == ["lost"]
