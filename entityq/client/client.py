@@ -13,6 +13,7 @@ from entityq.client.blocking import BlockingClient, HomeLoop, Work
 from entityq.client.machinery import Machinery
 from entityq.client.replying import Replying
 from entityq.client.send import Acceptance, Send
+from entityq.client.settlement import unknown_type
 from entityq.client.waiter import Waiting
 from entityq.config import Servers, Settings
 from entityq.definition import EntityDefinition
@@ -63,7 +64,12 @@ class Client:
         return self._machinery.facts
 
     def new_request(self, call: Call) -> NewRequest:
-        """A call as a row of the outbox, for a transaction that is not the client's."""
+        """A call as a row of the outbox, for a transaction that is not the client's.
+
+        Raises PersistenceError for an entity type that the cluster does not have.
+        """
+        if call.address.type not in self.facts.types:
+            raise unknown_type(call.address.type, self.facts.namespace)
         return self._machinery.encoder.request(call)
 
     # ----- Sender

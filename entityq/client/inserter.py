@@ -12,7 +12,7 @@ from entityq.client.backpressure import Backpressure
 from entityq.client.held import HeldSends
 from entityq.client.publishing import Publishing
 from entityq.client.send import Acceptance, Outcome, Send
-from entityq.client.settlement import Again, index, judge
+from entityq.client.settlement import Again, index, judge, unknown_type
 from entityq.errors import Accepted, MailboxFull, MalformedMessage, PersistenceError
 from entityq.postgres.connect import Connection
 from entityq.postgres.outbox import (
@@ -193,7 +193,8 @@ class Inserter:
             if not sends:
                 return
         for send in sends:
-            outcomes[send] = _unknown_type(send, self._namespace)
+            request = send.request
+            outcomes[send] = unknown_type(request.address.type, self._namespace, request.request_id)
 
     async def _store(self, session: Session, sends: Sequence[Send]) -> dict[int, Stored]:
         async def statement(connection: Connection) -> dict[int, Stored]:
@@ -267,12 +268,4 @@ def _poisoned(send: Send, error: Exception) -> MalformedMessage:
     return MalformedMessage(
         f"{send.request.message} to {send.request.address} cannot be stored: {_reason(error)}",
         request_id=send.request.request_id,
-    )
-
-
-def _unknown_type(send: Send, namespace: str) -> PersistenceError:
-    return PersistenceError(
-        f"The cluster {namespace} has no entity type {send.request.address.type}",
-        request_id=send.request.request_id,
-        advice="Start a worker, or a client, whose app has it.",
     )

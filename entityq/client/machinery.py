@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Self
@@ -56,21 +56,21 @@ class Machinery:
     """Made and started by `open`, ended by `close`."""
 
     def __init__(
-        self, settings: Settings, servers: Servers, facts: Facts, ids: Snowflakes, policy: RetryPolicy
+        self,
+        client_id: int,
+        settings: Settings,
+        servers: Servers,
+        facts: Facts,
+        ids: Snowflakes,
+        policy: RetryPolicy,
     ) -> None:
         self.facts = facts
         self._settings = settings
         self._servers = servers
         self._policy = policy
         self._keys = Keys(facts.namespace)
-        # No snowflake: two clients with one id would take each other's numbers in the streams.
-        self._id = secrets.randbits(63)
-        self._connect = partial(
-            connect,
-            servers.postgres_url,
-            schema=settings.schema,
-            application_name=f"entityq client {self._id}",
-        )
+        self._id = client_id
+        self._connect = _connector(client_id, settings, servers)
         self._tasks = asyncio.TaskGroup()
         self._started = asyncio.Event()
         self._closing = asyncio.Event()
@@ -101,7 +101,9 @@ class Machinery:
         """Raises UnsafeConfiguration and PersistenceError."""
         types = {definition.type: definition.shard_group for definition in definitions.values()}
         await refuse_pooler(servers.postgres_url, setting="postgres_url", attempts=1)
-        connection = await connect(servers.postgres_url, schema=settings.schema)
+        # No snowflake: two clients with one id would take each other's numbers in the streams.
+        client_id = secrets.randbits(63)
+        connection = await _connector(client_id, settings, servers)()
         try:
             await check_server(connection)
             await require_schema(connection, settings.schema)
@@ -109,7 +111,7 @@ class Machinery:
         except BaseException:
             await connection.close()
             raise
-        machinery = cls(settings, servers, facts, ids, policy)
+        machinery = cls(client_id, settings, servers, facts, ids, policy)
         await machinery._start(connection)
         return machinery
 
@@ -249,6 +251,15 @@ class Machinery:
                 await redis_safety.claim_namespace(redis, address, self._keys, self.facts.cluster_id)
         except (RedisError, OSError, TimeoutError) as error:
             _log.warning("client.redis_down at %s: all takes longer until it is back: %r", address, error)
+
+
+def _connector(client_id: int, settings: Settings, servers: Servers) -> Callable[[], Awaitable[Connection]]:
+    return partial(
+        connect,
+        servers.postgres_url,
+        schema=settings.schema,
+        application_name=f"entityq client {client_id}",
+    )
 
 
 class _Closed(Exception):

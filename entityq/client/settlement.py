@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from entityq.client.send import Acceptance, Send
-from entityq.errors import EntityQError, PrimaryKeyConflict
+from entityq.errors import EntityQError, PersistenceError, PrimaryKeyConflict
 from entityq.postgres.outbox import Known, NewRequest, Stored
 
 
@@ -63,4 +63,12 @@ def _is_same(request: NewRequest, stored: Known) -> bool:
         and stored.message == request.message
         and stored.payload_hash == request.payload_hash
         and stored.key_digest == request.key_digest
+    )
+
+
+def unknown_type(type_: str, namespace: str, request_id: int | None = None) -> PersistenceError:
+    return PersistenceError(
+        f"The cluster {namespace} has no entity type {type_}",
+        request_id=request_id,
+        advice="Start a worker, or a client, whose app has it.",
     )

@@ -49,11 +49,9 @@ class Streams:
                         await connection.read_response(timeout=math.inf)
                     except ResponseError as refused:
                         error = error or refused
-            except BaseException:
-                # What was not read must not be taken for the replies to the next batch.
-                await connection.disconnect(nowait=True)
-                raise
             finally:
+                # After any other error, a cancellation included, redis-py has closed it: what was not read is
+                # not taken for the replies to the next batch.
                 await self._pool.release(connection)
         if error is not None:
             raise error

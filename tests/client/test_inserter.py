@@ -226,7 +226,7 @@ async def test_an_idle_session_that_was_ended_is_no_lost_answer(
     await bank.account("a").note.send("before")
     outbox.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name LIKE 'entityq client%%'",
+        " WHERE datname = current_database() AND application_name LIKE 'entityq%%'",
         [],
     )
     await bank.account("a").note.send("after")
