@@ -26,6 +26,9 @@ from entityq.serializer import Serializer
 
 log = logging.getLogger(__name__)
 
+# Characters of an error's text in a reply: a chain of asks that fails quotes all of them.
+MAX_QUOTED = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class TurnLimits:
@@ -36,7 +39,7 @@ class TurnLimits:
 
 
 def handler_defect(request: Request, error: BaseException, limits: TurnLimits) -> Reply:
-    """The caller learns the type of the error, the operator's log has the rest."""
+    """The caller learns the type of a user's error, and what an error of ours says; the log has the rest."""
     log.error(
         "turn.defect request=%s entity=%s message=%s: %r",
         request.request_id,
@@ -47,6 +50,8 @@ def handler_defect(request: Request, error: BaseException, limits: TurnLimits) -
     )
     envelope = request.envelope
     text = f"{envelope.address} raised {type(error).__name__} while handling {envelope.message!r}"
+    if isinstance(error, EntityQError):
+        text += f": {error.what[:MAX_QUOTED]}"
     return defect_reply(request.request_id, EntityDefect, f"{text}; its state is unchanged", limits.reply)
 
 

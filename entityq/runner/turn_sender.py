@@ -30,7 +30,7 @@ class TurnClient(Sender, Protocol):
     """The runner's own client."""
 
     def new_request(self, call: Call) -> NewRequest:
-        """The call as a row of the outbox."""
+        """The call as a row of the outbox. Raises EntityQError for an entity type that nobody has registered."""
         ...
 
 
