@@ -49,6 +49,7 @@ class Activation:
         "_ended",
         "_turns",
         "address",
+        "deactivation_time",
         "definition",
         "instance",
         "last_used",
@@ -81,6 +82,7 @@ class Activation:
         # Held while the instance is made: concurrent turns that start together share one.
         self.loading = asyncio.Lock()
         self.last_used = clock()
+        self.deactivation_time = DEACTIVATION_TIME
         self._ended: asyncio.Event | None = None
         self._turns = turns
         self._clock = clock
@@ -156,7 +158,7 @@ class Activation:
     async def _deactivate(self, instance: Instance | None, ended: asyncio.Event) -> None:
         try:
             if instance is not None:
-                async with asyncio.timeout(DEACTIVATION_TIME):
+                async with asyncio.timeout(self.deactivation_time):
                     await instance.on_deactivate()
         except USER_ERRORS as error:
             raise_if_cancelled(error)
