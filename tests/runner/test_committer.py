@@ -154,6 +154,18 @@ async def test_a_send_with_a_known_key_joins_or_conflicts(bench: Bench) -> None:
     assert await bench.one("SELECT count(*) FROM outbox WHERE request_id = %s", new.request_id) == 0
 
 
+async def test_a_turn_that_sends_to_a_type_without_a_row_is_not_applied_without_it(bench: Bench) -> None:
+    """The runner refuses it before; the statement is the last one to see it."""
+    first, second = await bench.accept(A, B)
+    lost = bench.new_request(Address("Nobody", "n"))
+    outcomes = await bench.flush(bench.turn(first, sends=[bench.new_request(C), lost]), bench.turn(second))
+    assert isinstance(outcomes[0], psycopg.errors.DivisionByZero)
+    assert outcomes[1] == Applied([])
+    assert await bench.state(A) is None
+    assert await bench.reply(first) is None
+    assert await bench.one("SELECT count(*) FROM outbox") == 2
+
+
 async def test_two_turns_of_a_batch_that_send_the_same_key_both_commit(bench: Bench) -> None:
     first, second = await bench.accept(A, B)
     sends = [bench.new_request(C, key=b"k") for _ in range(2)]
@@ -174,6 +186,8 @@ async def test_a_locked_row_fails_its_own_turn_only(bench: Bench, postgres_url: 
         outcomes = await bench.flush(*(bench.turn(request, version=1) for request in again))
     assert outcomes[0] == outcomes[2] == Applied([])
     assert isinstance(outcomes[1], psycopg.errors.LockNotAvailable)
+    # Three, two halves of them, two halves again: alone it is not tried once more, the lock has had its time.
+    assert bench.statements == 1 + 5
     assert await bench.state(B) == (1, b"state")
     assert await bench.reply(again[1]) is None
 

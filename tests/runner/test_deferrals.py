@@ -1,5 +1,8 @@
 import asyncio
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from entityq.address import Address, entity_hash, signed64
 from entityq.runner.deferrals import Deferrals
 
@@ -76,3 +79,33 @@ async def test_reading_stops_when_too_many_entities_are_deferred() -> None:
     assert not waiting.done()
     deferrals.drop_shard(1)
     await waiting
+
+
+STEPS = st.sampled_from(
+    ["defer", "begin_read", "all read", "not all read", "postpone", "drop_shard", "hashes"]
+)
+
+
+@given(steps=st.lists(st.tuples(STEPS, st.integers(1, 2), st.sampled_from([A, B, C])), max_size=30))
+def test_the_hashes_of_a_shard_are_those_of_its_entities(steps: list[tuple[str, int, Address]]) -> None:
+    deferrals = Deferrals()
+    for step, shard_id, address in steps:
+        match step:
+            case "defer":
+                deferrals.defer(shard_id, address)
+            case "begin_read":
+                deferrals.begin_read(shard_id, address)
+            case "postpone":
+                deferrals.postpone(shard_id, address)
+            case "drop_shard":
+                deferrals.drop_shard(shard_id)
+            case "hashes":
+                deferrals.hashes(shard_id)
+            case _:
+                deferrals.end_read(shard_id, address, everything=step == "all read")
+        entities = deferrals.oldest(10)
+        for shard in (1, 2):
+            addresses = [each for number, each in entities if number == shard]
+            assert deferrals.hashes(shard) == {signed64(entity_hash(each.id)) for each in addresses}
+        if step == "drop_shard":
+            assert all(number != shard_id for number, _ in entities)

@@ -4,6 +4,8 @@ import asyncio
 from typing import ClassVar
 
 from entityq import message
+from entityq.address import Shard
+from entityq.redis.keys import Keys
 from tests.support.live import LiveCluster, Member, soon
 from tests.support.places import shard_of
 from tests.support.probe import Probe
@@ -105,6 +107,32 @@ async def test_what_a_turn_sends_while_its_shard_is_given_up_does_not_wait_for_a
     await receipt
     await cluster.stage.saw(f"note {names[1]} x")
     await stopping
+
+
+async def test_turns_that_commit_while_their_shard_is_given_up_publish_and_acknowledge(
+    cluster: LiveCluster,
+) -> None:
+    """Nobody else is there to claim what they leave in the streams."""
+    app = cluster.app(termination_time=10.0)
+    forwarder = cluster.actor(app, Forwarder)
+    names = an_entity_of_each_shard()
+    forwarder.target = cluster.actor(app, Probe).at(names[1])
+    member = await cluster.start(app)
+    cluster.stage.close("g")
+    receipt = await forwarder.at(names[0]).forward.send("x", "g")
+    await cluster.stage.saw(f"forward {names[0]}")
+    stopping = asyncio.create_task(cluster.stop(member))
+
+    async def leaving() -> bool:
+        return not member.life.shards
+
+    await soon(leaving, "the shards were taken out of the runner's table")
+    cluster.stage.open("g")
+    await receipt
+    await stopping
+    keys = Keys(cluster.namespace)
+    from_, to = (keys.stream(Shard("default", shard_of(name))) for name in names[:2])
+    assert [await cluster.redis("XLEN", stream) for stream in (from_, to)] == [0, 1]
 
 
 async def test_a_drain_hands_over_what_has_not_started_in_order(cluster: LiveCluster) -> None:

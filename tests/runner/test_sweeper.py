@@ -3,10 +3,14 @@ from collections.abc import Mapping
 
 import pytest
 
+from entityq import message
 from entityq.postgres.backlog import Backlog, SweptRow
+from entityq.runner.sweeper import PAGE
 from tests.support.live import LiveCluster, live_cluster, soon
+from tests.support.places import neighbour
 from tests.support.probe import Probe
 from tests.support.servers import PrivateServers
+from tests.support.stage import Actor
 from tests.support.unpublished import insert_unpublished, request_of
 
 
@@ -83,3 +87,23 @@ async def test_without_redis_persisted_requests_are_answered(
 
         assert await soon(volatile_works, "a volatile answer")
         assert await probe.note("6") == 7
+
+
+class Newer(Actor):
+    @message
+    async def future(self) -> None:
+        pass
+
+
+async def test_a_page_of_requests_that_wait_for_newer_code_hides_nothing_behind_it(
+    cluster: LiveCluster,
+) -> None:
+    app, newer = cluster.app(sweep_interval=0.1), cluster.app()
+    probe = cluster.actor(app, Probe).at(neighbour("a"))
+    future = cluster.actor(newer, Newer, type="Probe").at("a")
+    await cluster.start(app)
+    await asyncio.gather(*(future.future.send() for _ in range(PAGE)))
+    assert await probe.note("before") == 1  # in the same stream: all of them have arrived
+    async with app.open_client() as client:
+        await insert_unpublished(app, request_of(app, client, probe, "note", text="x"))
+    await cluster.stage.saw(f"note {probe.id} x")

@@ -1,0 +1,49 @@
+"""Consumers of a stream's group: who is removed by the shard's next owner."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from entityq.redis.connect import open_client, open_connection
+from entityq.redis.consumer import GONE_MS, StreamGroups, StreamReader, idle_consumers
+from entityq.redis.keys import CONSUMER_GROUP
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Any]:
+    async with open_client(redis_url) as client:
+        yield client
+
+
+async def consumers(redis: Any, stream: str) -> set[bytes]:
+    return {each["name"] for each in await redis.xinfo_consumers(stream, CONSUMER_GROUP)}
+
+
+async def test_a_consumer_that_has_just_read_is_left(redis: Any, redis_url: str) -> None:
+    """Between the look and the removal it could be given an entry, which would be lost with it."""
+    own = StreamGroups(redis, b"own")
+    await own.ensure([b"s"])
+    reader = StreamReader(open_connection(redis_url), b"other")
+    try:
+        assert await reader.read([b"s"], count=1, block=0.001) == []
+        await own.claim(b"s")
+        await own.remove_consumers([b"s"])
+        assert b"other" in await consumers(redis, "s")
+        await redis.xadd("s", {"e": "x"})
+        assert len(await reader.read([b"s"], count=1, block=1)) == 1
+    finally:
+        await reader.close()
+
+
+def test_only_others_that_are_gone_and_have_nothing_pending_are_removed() -> None:
+    def consumer(name: bytes, pending: int, idle: int) -> list[Any]:
+        return [b"name", name, b"pending", pending, b"idle", idle, b"inactive", -1]
+
+    described = [
+        consumer(b"own", 0, GONE_MS),
+        consumer(b"gone", 0, GONE_MS),
+        consumer(b"reads", 0, GONE_MS - 1),
+        consumer(b"has some", 1, GONE_MS),
+    ]
+    assert idle_consumers(described, b"own") == [b"gone"]
