@@ -188,7 +188,7 @@ class World:
         redis: Any = self.cluster.redis
         await redis.flushall()
         for key, dump in self.replica.items():
-            await redis.restore(key, 0, dump)
+            await redis.restore(key, 0, dump, replace=True)
         await self.cut_redis_connections()
 
     async def cut_redis_connections(self) -> None:
