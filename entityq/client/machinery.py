@@ -57,6 +57,7 @@ class Machinery:
 
     def __init__(
         self,
+        *,
         client_id: int,
         settings: Settings,
         servers: Servers,
@@ -111,7 +112,9 @@ class Machinery:
         except BaseException:
             await connection.close()
             raise
-        machinery = cls(client_id, settings, servers, facts, ids, policy)
+        machinery = cls(
+            client_id=client_id, settings=settings, servers=servers, facts=facts, ids=ids, policy=policy
+        )
         await machinery._start(connection)
         return machinery
 
