@@ -1,7 +1,6 @@
 """Faults in the middle of an insert: locks of others, lost answers, poison, collisions."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -238,11 +237,10 @@ async def test_an_idle_session_that_was_ended_is_no_lost_answer(
 
 
 async def test_a_row_that_cannot_be_stored_fails_alone(bank: Bank, outbox: Outbox) -> None:
-    note = bank.account("a").note
-    sends: list[Callable[[], Awaitable[Any]]] = [lambda n=n: note.send(str(n)) for n in range(50)]
     outbox.execute("ALTER TABLE outbox ADD CONSTRAINT poison CHECK (entity_id <> 'poison')")
-    sends.insert(17, lambda: bank.account("poison").note.send("x"))
-    results: list[Any] = await asyncio.gather(*[send() for send in sends], return_exceptions=True)
+    accounts = [bank.account("poison" if n == 17 else "a") for n in range(50)]
+    sends = [account.note.send(str(n)) for n, account in enumerate(accounts)]
+    results: list[Any] = await asyncio.gather(*sends, return_exceptions=True)
     poisoned = results.pop(17)
     assert isinstance(poisoned, MalformedMessage)
     assert poisoned.accepted is Accepted.NO
