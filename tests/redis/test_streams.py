@@ -50,11 +50,11 @@ async def test_a_refused_entry_is_raised_and_the_connection_stays_in_step(redis:
 async def test_cancelled_in_the_middle_the_next_batch_does_not_read_its_replies(redis: Any) -> None:
     streams = Streams(redis, length=10_000)
     for _ in range(20):
-        adding = asyncio.create_task(streams.add([Addition(b"a", b"x" * 1_000) for _ in range(500)]))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        adding.cancel()
-        await asyncio.gather(adding, return_exceptions=True)
+        async with asyncio.TaskGroup() as tasks:
+            adding = tasks.create_task(streams.add([Addition(b"a", b"x" * 1_000) for _ in range(500)]))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            adding.cancel()
         before = await redis.xlen(b"b")
         await streams.add([Addition(b"b", b"e")])
         assert await redis.xlen(b"b") == before + 1
