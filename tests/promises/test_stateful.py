@@ -263,6 +263,22 @@ class Machine(RuleBasedStateMachine):
 
         self.loop.run(send())
 
+    @rule(
+        sender=st.integers(0, SENDERS - 2),
+        entity=st.integers(0, ENTITIES - 1),
+        count=st.integers(12, 40),
+        every=st.integers(2, 4),
+    )
+    def send_much_and_lose_some(self, sender: int, entity: int, count: int, every: int) -> None:
+        """More than a runner reads at once: what is lost is in the middle of what is not."""
+
+        async def send() -> None:
+            await self.it.send(sender, f"e{entity}", [self._key(-1) for _ in range(count)], 1)
+            await asyncio.wait([sent.accepting for sent in self.it.sent[-count:]], timeout=PATIENCE)
+            await self.it.lose_entries(every)
+
+        self.loop.run(send())
+
     @precondition(lambda self: len(self.it.runners) < 2)
     @rule()
     def start_runner(self) -> None:
