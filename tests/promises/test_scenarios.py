@@ -211,6 +211,18 @@ async def test_flushes_of_redis_while_requests_are_sent(cluster: Cluster, redis_
     await require_all(sender, await sending, entities, count)
 
 
+async def test_a_flush_is_noticed_without_a_sweep(cluster: Cluster, redis_url: str) -> None:
+    cluster.app_settings(sweep_interval=3600.0)
+    sender = await cluster.client()
+    runner = await cluster.start(prefetch=1)
+    await cluster.serving(runner, shards=SHARDS)
+    await hold(sender, "unread")
+    receipts = await send_everywhere(sender, ["unread"], 20)
+    flush(redis_url)
+    GATES["unread"].opened.set()
+    assert await asyncio.gather(*receipts) == list(range(2, 22))
+
+
 async def test_redis_is_down_from_the_start(
     private_cluster: Cluster, private_servers: PrivateServers
 ) -> None:
