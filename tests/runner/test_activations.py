@@ -9,7 +9,7 @@ from entityq import message
 from entityq.address import Address
 from entityq.postgres.connect import connect
 from entityq.primary_key import key_digest
-from tests.support.live import LiveCluster
+from tests.support.live import LiveCluster, soon
 from tests.support.probe import Probe
 from tests.support.servers import SCHEMA
 from tests.support.stage import Actor
@@ -74,6 +74,29 @@ async def test_a_turn_whose_key_is_locked_lets_others_commit(cluster: LiveCluste
         await receipt
     await cluster.stage.saw("add b k")
     assert cluster.stage.lines("add b ") == ["k"]
+
+
+async def test_a_commit_that_another_writer_undoes_is_no_defect_of_its_turn(
+    cluster: LiveCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The turn waits and runs again; here until the type that it sends to has its row back."""
+    app = cluster.app()
+    sender = cluster.actor(app, Sender)
+    sender.probe = cluster.actor(app, Probe).at("b")
+    await cluster.start(app)
+    assert await sender.at("a").step(1) == 1  # the app's client is open: it will not register the type again
+    (row,) = await cluster.rows(
+        "DELETE FROM entity_type WHERE type = 'Probe' RETURNING namespace, type, group_id"
+    )
+    receipt = await sender.at("a").send.send()
+
+    async def dropped() -> bool:
+        return "turn.dropped" in caplog.text
+
+    await soon(dropped, "the first try")
+    await cluster.rows("INSERT INTO entity_type (namespace, type, group_id) VALUES (%s, %s, %s)", *row)
+    await receipt
+    await cluster.stage.saw("add b k")
 
 
 class Stubborn(Actor):
