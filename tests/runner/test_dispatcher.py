@@ -34,7 +34,7 @@ async def test_entries_that_arrive_during_a_pass_do_not_make_another_one(
 
     monkeypatch.setattr(Backlog, "read_pending", counted)
     owned.must_catch_up()
-    await reading.wait()
+    await asyncio.wait_for(reading.wait(), 10)
     receipts = [await probe.note.send(text) for text in "xyz"]
     assert await probe.peek() == ["before"]  # behind them in the stream: they have arrived
     go_on.set()

@@ -67,6 +67,36 @@ async def test_what_is_deferred_or_on_its_way_is_not_missed(
     assert await probe.at("b").note("here") == 2
 
 
+async def test_what_is_answered_while_a_sweep_reads_is_not_missed(
+    cluster: LiveCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reading, go_on = asyncio.Event(), asyncio.Event()
+    look = Backlog.sweep
+
+    async def held(
+        self: Backlog, afters: Mapping[int, int], position: int, page: int
+    ) -> dict[int, list[SweptRow]]:
+        found = await look(self, afters, position, page)
+        if found:
+            reading.set()
+            await go_on.wait()
+        return found
+
+    monkeypatch.setattr(Backlog, "sweep", held)
+    caplog.set_level("INFO", "entityq")
+    app = cluster.app(sweep_interval=0.1)
+    probe = cluster.actor(app, Probe).at("a")
+    await cluster.start(app)
+    cluster.stage.close("g")
+    receipt = await probe.note.send("x", gate="g")
+    await asyncio.wait_for(reading.wait(), 10)
+    cluster.stage.open("g")
+    assert await receipt == 1
+    go_on.set()
+    assert await probe.note("y") == 2
+    assert "sweep.found" not in caplog.text
+
+
 async def test_without_redis_persisted_requests_are_answered(
     private_servers: PrivateServers, namespace: str
 ) -> None:
