@@ -5,6 +5,7 @@ import os
 import pwd
 import stat
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,19 +116,27 @@ def private(path: Path, user: ServiceUser | None, *, owned: bool) -> None:
     `owned`: the service user owns it and may write; otherwise it may only enter.
     An existing directory keeps its permissions, but must not belong to somebody else.
     """
+    if not os.path.lexists(path):
+        _create(path, user, owned=owned)
+    owners = {os.geteuid(), user.uid if user else os.geteuid()}
+    if path.is_symlink() or not path.is_dir() or path.stat().st_uid not in owners:
+        raise UnsafeConfiguration(
+            f"{path} exists and is not a directory of this user.",
+            advice="Remove it, or choose another directory with ENTITYQ_EMBEDDED_DIR.",
+        )
+
+
+def _create(path: Path, user: ServiceUser | None, *, owned: bool) -> None:
+    """Renamed into its place when it is ready: another process must not meet it without its permissions."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))  # mode 0700
+    if user is not None:
+        os.chown(fresh, user.uid if owned else 0, user.gid)
+        fresh.chmod(0o700 if owned else 0o750)
     try:
-        path.mkdir(mode=0o700, parents=True)
-    except FileExistsError:
-        owners = {os.geteuid(), user.uid if user else os.geteuid()}
-        if path.is_symlink() or not path.is_dir() or path.stat().st_uid not in owners:
-            raise UnsafeConfiguration(
-                f"{path} exists and is not a directory of this user.",
-                advice="Remove it, or choose another directory with ENTITYQ_EMBEDDED_DIR.",
-            ) from None
-    else:
-        if user is not None:
-            os.chown(path, user.uid if owned else 0, user.gid)
-            path.chmod(0o700 if owned else 0o750)
+        fresh.rename(path)
+    except OSError:  # another process was faster, and its directory is in use
+        fresh.rmdir()
 
 
 def may_enter(path: Path, user: ServiceUser) -> bool:
