@@ -51,7 +51,7 @@ types: install
 	$(BIN)/pyright
 
 imports: install
-	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo --no-cache
 
 # ARGS: which tests, for example make pytest ARGS="tests/embedded -x"
 pytest: install
