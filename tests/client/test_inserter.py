@@ -224,7 +224,8 @@ async def test_an_idle_session_that_was_ended_is_no_lost_answer(
 ) -> None:
     await bank.account("a").note.send("before")
     outbox.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        # The second argument: it returns when the session has ended.
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name LIKE 'entityq%%'",
         [],
     )

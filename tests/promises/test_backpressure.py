@@ -92,7 +92,7 @@ async def test_a_full_mailbox_refuses_volatile_messages_and_keeps_persisted_ones
 
         await eventually_async(full, what="a full mailbox")
         with pytest.raises(MailboxFull, match="mailbox of Narrow/volatile is full") as caught:
-            await narrow.peek.options(timeout=0.5)()
+            await narrow.peek.options(timeout=2)()
         assert caught.value.retryable
         persisted = [await narrow.append.send(str(number)) for number in range(10)]
         # Its neighbour has a mailbox of its own.
