@@ -54,8 +54,9 @@ imports: install
 	$(BIN)/lint-imports --no-logo --no-cache
 
 # ARGS: which tests, for example make pytest ARGS="tests/embedded -x"
+# Two processes: the tests wait for servers more than they compute. Each has servers of its own.
 pytest: install
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 # Random faults for some minutes. SOAK_EXAMPLES: how many sequences of them.
 soak: export SOAK_EXAMPLES ?= 300
