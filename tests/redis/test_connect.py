@@ -84,7 +84,6 @@ async def test_the_client_goes_on_after_the_server_was_killed(private_servers: P
 async def test_a_cancellation_is_never_lost(redis_url: str) -> None:
     """Wherever in a command it comes; a lost one would keep a runner from stopping."""
     async with open_client(redis_url, size=1) as client:
-
         commands: Any = client  # redis-py's methods are typed in part
 
         async def ping_for_ever() -> None:
