@@ -87,17 +87,22 @@ class Served:
 
     async def _drain(self, life: asyncio.Task[None]) -> None:
         await self._orders.drain.wait()
-        if self._runner is None:
-            life.cancel()  # nothing is served yet
-            return
         limit = self._app.settings.termination_time + _DRAIN_MARGIN
+        stopping = asyncio.create_task(self._stop(life), name="drain")
         try:
-            async with asyncio.timeout(limit):
-                await self._runner.stop()
-                await asyncio.wait([life])
-        except TimeoutError:
+            # A deadline that cancels nothing: on Python 3.11 a cancellation can be lost on its way.
+            await asyncio.wait([life], timeout=limit)
+        finally:
+            stopping.cancel()
+        if not life.done():
             _log.error("runner.drain_overdue seconds=%g: stopping cold", limit)
             self._orders.stop_cold()
+
+    async def _stop(self, life: asyncio.Task[None]) -> None:
+        if self._runner is None:
+            life.cancel()  # nothing is served yet
+        else:
+            await self._runner.stop()
 
     async def _stop_cold(self, life: asyncio.Task[None]) -> None:
         await self._orders.cold.wait()
