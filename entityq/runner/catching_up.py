@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
 from psycopg import Error as PostgresError
-from psycopg_pool import PoolTimeout
 
 from entityq.postgres.backlog import Backlog, Row
 from entityq.runner.intake import Arrival, Verdict
@@ -58,7 +57,7 @@ class CatchingUp:
             owned.behind.clear()
             try:
                 await self._pass(owned)
-            except (PostgresError, PoolTimeout, OSError) as error:
+            except (PostgresError, OSError) as error:
                 owned.intake.abandon_pass()
                 log.warning("shard.catching_up_failed shard=%s: %s", owned.shard, error)
                 owned.behind.set()

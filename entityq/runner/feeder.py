@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Mapping
 
 from psycopg import Error as PostgresError
-from psycopg_pool import PoolTimeout
 
 from entityq.address import Address
 from entityq.definition import EntityDefinition
@@ -75,7 +74,7 @@ class Feeder:
         owned.intake.begin_read()
         try:
             rows = await self._backlog.read_pending_of_entity(shard_id, address, page)
-        except (PostgresError, PoolTimeout, OSError) as error:
+        except (PostgresError, OSError) as error:
             log.warning("entity.feed_failed entity=%s: %s", address, error)
             self._deferrals.end_read(shard_id, address, everything=False)
             await asyncio.sleep(PAUSE_AFTER_FAILURE)

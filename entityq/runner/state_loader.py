@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 
 from psycopg import Error as PostgresError
-from psycopg_pool import PoolTimeout
 
 from entityq.address import Address
 from entityq.batching import Batcher
@@ -35,7 +34,7 @@ class StateLoader:
         while True:
             try:
                 return await self._batcher.submit((shard_id, address), 1)
-            except (PostgresError, PoolTimeout, OSError) as error:
+            except (PostgresError, OSError) as error:
                 log.warning("entity.load_failed entity=%s: %s", address, error)
                 await asyncio.sleep(PAUSE_AFTER_FAILURE)
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 
 from psycopg import Error as PostgresError
-from psycopg_pool import PoolTimeout
 
 from entityq.postgres.backlog import Backlog, SweptRow
 from entityq.runner.deferrals import Deferrals
@@ -48,7 +47,7 @@ class Sweeper:
             await self._pause()
             try:
                 await self.sweep()
-            except (PostgresError, PoolTimeout, OSError) as error:
+            except (PostgresError, OSError) as error:
                 log.warning("sweep.failed: %s", error)
 
     async def _pause(self) -> None:

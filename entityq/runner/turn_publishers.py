@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from psycopg import Error as PostgresError
-from psycopg_pool import PoolTimeout
 
 from entityq.redis.publisher import Publisher
 from entityq.runner.commit import SentRow
@@ -52,5 +51,5 @@ class TurnPublishers:
     async def _notify(self, shard_ids: Sequence[int]) -> None:
         try:
             await self._resources.backlog.notify_unpublished(self._resources.settings.namespace, shard_ids)
-        except (PostgresError, PoolTimeout, OSError) as error:
+        except (PostgresError, OSError) as error:
             log.debug("publisher.not_notified: %s; the sweep finds it", error)
