@@ -52,6 +52,7 @@ class Claim:
     groups: Sequence[str]
     types: Sequence[str]
     weight: float = 1.0
+    host: str = ""
 
 
 class LeaseSession:
@@ -225,6 +226,7 @@ class LeaseSession:
                 "namespace": self._namespace,
                 "number": self.number,
                 "name": claim.name,
+                "host": claim.host,
                 "pid": self.backend.pid,
                 "backend_start": self.backend.started,
                 "groups": list(claim.groups),

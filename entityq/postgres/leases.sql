@@ -44,9 +44,10 @@ WITH alive AS MATERIALIZED (
 ), removed AS (
     DELETE FROM runner USING dead WHERE runner.incarnation = dead.incarnation
 )
-INSERT INTO runner (incarnation, namespace, number, name, pid, backend_start, groups, types, weight)
-VALUES (%(incarnation)b, %(namespace)b, %(number)b, %(name)b, %(pid)b, %(backend_start)b,
-        %(groups)b::text[], %(types)b::text[], %(weight)b)
+-- The first heartbeat is written with the row, and so before the first lock of a shard.
+INSERT INTO runner (incarnation, namespace, number, name, host, pid, backend_start, groups, types, weight, heartbeat)
+VALUES (%(incarnation)b, %(namespace)b, %(number)b, %(name)b, %(host)b, %(pid)b, %(backend_start)b,
+        %(groups)b::text[], %(types)b::text[], %(weight)b, 0)
 
 -- name: acquire_shards
 -- Lock, then epoch, in one round trip. `locked` is materialized so that every lock is tried exactly once

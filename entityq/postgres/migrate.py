@@ -30,7 +30,7 @@ _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 _OLDEST_CODE = re.compile(rb"^-- oldest code: (\d+)$", re.MULTILINE)
 
 # The oldest schema that this code can run on, as the number of its newest migration.
-OLDEST_SCHEMA = 1
+OLDEST_SCHEMA = 2
 
 TABLE_WAIT = "5s"
 
@@ -69,10 +69,12 @@ class Applied:
 
 def _packaged() -> tuple[Migration, ...]:
     directory = resources.files("entityq.postgres").joinpath("migrations")
-    found = sorted(
-        (match, file.read_bytes()) for file in directory.iterdir() if (match := _FILE.fullmatch(file.name))
+    found = (
+        Migration(int(match[1]), match[2], file.read_bytes())
+        for file in directory.iterdir()
+        if (match := _FILE.fullmatch(file.name))
     )
-    return tuple(Migration(int(match[1]), match[2], sql) for match, sql in found)
+    return tuple(sorted(found, key=lambda migration: migration.number))
 
 
 MIGRATIONS = _packaged()

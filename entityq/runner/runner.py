@@ -5,6 +5,7 @@ It lives as long as its process; each of its lives (incarnations) as long as one
 
 import asyncio
 import logging
+import socket
 from collections.abc import Sequence
 
 from psycopg import Error as PostgresError
@@ -77,6 +78,7 @@ class Runner:
         resources = self._resources
         claim = Claim(
             name=self._name,
+            host=socket.gethostname(),
             groups=tuple(self._groups),
             types=tuple(resources.definitions),
             weight=resources.settings.weight,
