@@ -93,7 +93,9 @@ def _document(overview: Overview) -> dict[str, object]:
 
 
 def _state(runner: RunnerOverview) -> str:
-    return "draining" if runner.draining else "serving"
+    if runner.draining:
+        return "draining"
+    return "serving" if runner.healthy else "unhealthy"
 
 
 def _time(moment: datetime | None) -> str | None:

@@ -13,7 +13,10 @@ LIVE_RUNNERS = load("membership.sql")["live_runners"]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A live runner. One that is draining is given no shards, and still holds some."""
+    """A live runner. One that is draining is given no shards, and still holds some.
+
+    `healthy`: what its peers found out; alive it is in either case.
+    """
 
     incarnation: int
     number: int
@@ -24,6 +27,8 @@ class Member:
     weight: float
     draining: bool
     groups_of_types: tuple[str, ...]
+    host: str = ""
+    healthy: bool = True
 
     def known_types(self, group: str) -> int:
         """How many of a group's registered types this runner knows."""
@@ -57,8 +62,22 @@ def members_of(rows: Sequence[tuple[Any, ...]]) -> tuple[Member, ...]:
             weight=weight,
             draining=draining,
             groups_of_types=tuple(sorted(groups_of_types)),
+            host=host,
+            healthy=healthy,
         )
-        for incarnation, number, name, pid, groups, types, weight, draining, groups_of_types in rows
+        for (
+            incarnation,
+            number,
+            name,
+            pid,
+            groups,
+            types,
+            weight,
+            draining,
+            groups_of_types,
+            host,
+            healthy,
+        ) in rows
     )
 
 

@@ -12,7 +12,8 @@ WITH alive AS MATERIALIZED (
 SELECT r.incarnation, r.number, r.name, r.pid, r.groups, r.types, r.weight, r.draining,
        ARRAY(SELECT g.name
              FROM entity_type t JOIN shard_group g ON g.group_id = t.group_id
-             WHERE t.namespace = r.namespace AND t.type = ANY (r.types))
+             WHERE t.namespace = r.namespace AND t.type = ANY (r.types)),
+       r.host, r.healthy
 FROM runner r JOIN alive ON alive.number = r.number AND alive.pid = r.pid
 WHERE r.namespace = %(namespace)b
 ORDER BY r.incarnation

@@ -28,6 +28,7 @@ class RunnerOverview:
     held: dict[str, int]
     draining: bool
     joined_at: datetime | None
+    healthy: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ async def read_overview(connection: Connection, schema: str, namespace: str) -> 
                 held={group: held[group, member.pid] for group in names if (group, member.pid) in held},
                 draining=member.draining,
                 joined_at=joined.get(member.incarnation),
+                healthy=member.healthy,
             )
             for member in members
         ),

@@ -17,14 +17,18 @@ class Plan:
 
 
 def owners(members: Iterable[Member], groups: Iterable[Group]) -> dict[int, int]:
-    """The incarnation that should own each shard; shards of a group that nobody serves are left out."""
+    """The incarnation that should own each shard; shards of a group that nobody serves are left out.
+
+    An unhealthy runner is given none, unless all that serve the group are: a check that is itself broken must
+    not take the shards from everybody.
+    """
     staying = [member for member in members if not member.draining]
     assigned: dict[int, int] = {}
     for group in groups:
+        serving = [member for member in staying if group.name in member.groups]
         candidates = [
             Candidate(member.incarnation, member.weight, member.known_types(group.name))
-            for member in staying
-            if group.name in member.groups
+            for member in [member for member in serving if member.healthy] or serving
         ]
         assigned |= assign(range(group.first_shard, group.first_shard + group.shards), candidates)
     return assigned

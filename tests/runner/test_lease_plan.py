@@ -11,7 +11,7 @@ DEFAULT = Group("default", 1, 10, 0)
 MAIL = Group("mail", 2, 10, 10)
 
 
-def member(incarnation: int, *groups: str, draining: bool = False) -> Member:
+def member(incarnation: int, *groups: str, draining: bool = False, healthy: bool = True) -> Member:
     return Member(
         incarnation=incarnation,
         number=incarnation,
@@ -22,6 +22,7 @@ def member(incarnation: int, *groups: str, draining: bool = False) -> Member:
         weight=1.0,
         draining=draining,
         groups_of_types=(),
+        healthy=healthy,
     )
 
 
@@ -34,6 +35,19 @@ def test_shards_go_to_runners_that_serve_their_group() -> None:
 
 def test_a_draining_runner_is_given_nothing() -> None:
     assert set(owners([member(1, "default", draining=True), member(2, "default")], [DEFAULT]).values()) == {2}
+
+
+def test_an_unhealthy_runner_is_given_nothing_where_a_healthy_one_serves() -> None:
+    runners = [
+        member(1, "default", healthy=False),
+        member(2, "default"),
+        member(3, "mail", healthy=False),
+        member(4, "mail", healthy=False),
+        member(5, "mail", draining=True),
+    ]
+    assigned = owners(runners, [DEFAULT, MAIL])
+    assert {assigned[shard] for shard in range(10)} == {2}
+    assert {assigned[shard] for shard in range(10, 20)} == {3, 4}
 
 
 def test_shards_of_a_group_that_nobody_serves_are_assigned_to_nobody_and_kept() -> None:
