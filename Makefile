@@ -16,11 +16,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := entityq cli tests $(wildcard docs examples benchmarks)
 
-.PHONY: install demo test lint format types imports pytest soak bench constraints clean help
+.PHONY: install demo test lint format types imports pytest soak bench bench-faults constraints clean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
-	@echo "Also: install, lint, format, types, imports, pytest, soak, bench, constraints, clean"
+	@echo "Also: install, lint, format, types, imports, pytest, soak, bench, bench-faults, constraints, clean"
 
 install: $(INSTALLED)
 
@@ -65,6 +65,10 @@ soak: install
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+# How long each fault interrupts a request, 50 times each: about 20 minutes. ARGS: for example --only kill.
+bench-faults: install
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 # Pins what a fresh environment gets today. async-timeout is needed by Python 3.11.0 to 3.11.2 only.
 constraints:

@@ -32,7 +32,7 @@ def describe(postgres_url: str) -> str:
             f"python    {platform.python_version()}",
             "packages  " + ", ".join(f"{name} {version(name)}" for name in packages),
             f"postgres  {server}, fsync {fsync}",
-            f"command   python -m benchmarks {' '.join(sys.argv[1:])}",
+            f"command   python {' '.join(sys.orig_argv[1:])}",
         )
     )
 

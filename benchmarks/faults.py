@@ -1,0 +1,367 @@
+"""How long a fault interrupts a request: `python -m benchmarks.faults [--only kill,freeze] [--count 50]`.
+
+Three workers with one runner each serve 100 shards under a steady load. A probe is a request whose turn is
+under way at the victim when the fault comes; measured is the time from the fault until somebody has answered
+it. Uses temporary servers (embedded PostgreSQL with fsync on, and Valkey).
+"""
+
+import argparse
+import asyncio
+import itertools
+import logging
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import uvloop
+
+from benchmarks.load import Load, steady
+from benchmarks.machine import describe
+from benchmarks.probe import Probe, app
+from benchmarks.workers import Worker, Workers, running_workers
+from entityq.address import entity_hash, shard_number
+from entityq.embedded import start_temporary
+from entityq.postgres.connect import connect
+from entityq.postgres.migrate import migrate
+from tests.support.servers import PrivateServers
+from tests.support.waiting import eventually_async
+
+SHARDS = 100
+WORKERS = 3
+ENTITIES = 400
+# Longer than any fault lasts: a turn that was not interrupted shows.
+HELD_SECONDS = 30.0
+# Of `freeze`: above its lease time, so that the zombie wakes up after its eviction, and finds its turn over.
+FROZEN_TURN_SECONDS = 1.0
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a fault gets."""
+
+    servers: PrivateServers
+    workers: Workers
+    load: Load
+    count: int
+
+    async def balanced(self) -> None:
+        await asyncio.to_thread(self.workers.wait_until_balanced, SHARDS)
+
+    def victim(self, turn: int) -> Worker:
+        return self.workers.all[turn % len(self.workers.all)]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`run` measures; seconds. The limits are what the project has set itself."""
+
+    title: str
+    run: Callable[[Bench], Awaitable[list[float]]]
+    p50: float | None = None
+    p99: float | None = None
+
+
+# ----- a request that is under way at the victim
+
+
+@dataclass(slots=True)
+class Held:
+    """`reply` is the interrupted request."""
+
+    pid: int
+    epoch: int
+    entity_id: str
+    reply: asyncio.Task[tuple[int, int, int]]
+
+    async def answered_after(self, began: float) -> float:
+        pid, epoch, _ = await self.reply
+        assert epoch > self.epoch, f"not interrupted: answered by {pid} under the epoch {epoch}"
+        return time.monotonic() - began
+
+
+async def hold_at(victim: Worker, turn: int, seconds: float = HELD_SECONDS) -> Held:
+    """A request whose turn runs at the victim's runner."""
+    wanted = (await asyncio.to_thread(victim.runner)).pid
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            for number in range(ENTITIES):
+                entity_id = f"probe-{turn}-{number}"
+                pid, epoch, _ = await Probe.at(entity_id).touch()
+                if pid != wanted:
+                    continue
+                probe = Probe.at(entity_id)
+                asked = probe.hold.options(timeout=PATIENCE)(epoch=epoch, seconds=seconds)
+                reply = asyncio.ensure_future(asked)
+
+                async def held(probe: Probe = probe, reply: asyncio.Future[Any] = reply) -> bool:
+                    return reply.done() or await probe.is_held()
+
+                await eventually_async(held, PATIENCE)
+                if not reply.done():
+                    return Held(pid, epoch, entity_id, reply)
+
+
+async def each_victim(
+    bench: Bench, harm: Callable[[Worker], Awaitable[Any]], seconds: float = HELD_SECONDS
+) -> AsyncGenerator[tuple[Held, Worker, float]]:
+    for turn in range(bench.count):
+        await bench.balanced()
+        victim = bench.victim(turn)
+        held = await hold_at(victim, turn, seconds)
+        began = time.monotonic()
+        await harm(victim)
+        yield held, victim, await held.answered_after(began)
+
+
+# ----- faults of a runner
+
+
+async def kill(bench: Bench) -> list[float]:
+    async def harm(victim: Worker) -> None:
+        victim.runner().kill()
+
+    return [seconds async for _, _, seconds in each_victim(bench, harm)]
+
+
+async def terminate(bench: Bench) -> list[float]:
+    async def harm(victim: Worker) -> None:
+        backend = bench.workers.backend(victim)
+        bench.workers.sql.execute("SELECT pg_terminate_backend(%s)", [backend])
+
+    return [seconds async for _, _, seconds in each_victim(bench, harm)]
+
+
+async def freeze(bench: Bench) -> list[float]:
+    async def harm(victim: Worker) -> None:
+        victim.runner().suspend()
+
+    figures: list[float] = []
+    attempted = accepted = 0
+    async for held, victim, seconds in each_victim(bench, harm, FROZEN_TURN_SECONDS):
+        figures.append(seconds)
+        before = bench.workers.count(r"turn\.lease_lost")
+        victim.runner().resume()
+        await bench.balanced()
+        attempted += bench.workers.count(r"turn\.lease_lost") - before
+        accepted += zombie_commits(bench)
+        assert (await Probe.at(held.entity_id).touch())[2] == 3, "the held turn was applied twice"
+    print(f"  commits of zombies: accepted {accepted}, attempted after SIGCONT {attempted}")
+    return figures
+
+
+def zombie_commits(bench: Bench) -> int:
+    """Replies stored under an epoch when a later one had begun."""
+    row = bench.workers.sql.execute(
+        "SELECT count(*) FROM entityq.outbox o JOIN entityq.shard s USING (shard_id)"
+        " WHERE o.epoch < s.epoch AND o.replied_at > s.acquired_at"
+    ).fetchone()
+    assert row is not None
+    return int(str(row[0]))
+
+
+# ----- faults of the servers
+
+
+async def restart_postgres(bench: Bench) -> list[float]:
+    figures: list[float] = []
+    for turn in range(bench.count):
+        await bench.balanced()
+        held = await hold_at(bench.victim(turn), turn)
+        await asyncio.to_thread(bench.servers.postgres.kill if turn % 2 else bench.servers.postgres.stop)
+        starting = asyncio.create_task(asyncio.to_thread(bench.servers.postgres.start))
+        began = await asyncio.to_thread(accepts_connections, bench.servers.postgres_url)
+        figures.append(await held.answered_after(began))
+        await starting
+        bench.workers.sql = await asyncio.to_thread(open_sql, bench.servers.postgres_url)
+    return figures
+
+
+def accepts_connections(url: str) -> float:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            psycopg.connect(url).close()
+        except psycopg.OperationalError:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        else:
+            return time.monotonic()
+
+
+async def restart_valkey(bench: Bench) -> list[float]:
+    """From the moment when Valkey is back, empty, until all that was asked before is answered."""
+    figures: list[float] = []
+    for _ in range(bench.count):
+        await asyncio.to_thread(bench.servers.valkey.kill)
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(bench.servers.valkey.start)
+        await asyncio.to_thread(bench.servers.flush)
+        began = time.monotonic()
+        await bench.load.settled()
+        figures.append(time.monotonic() - began)
+        await asyncio.sleep(0.5)
+    return figures
+
+
+async def flush(bench: Bench) -> list[float]:
+    figures: list[float] = []
+    for _ in range(bench.count):
+        await asyncio.to_thread(bench.servers.flush)
+        began = time.monotonic()
+        await bench.load.settled()
+        figures.append(time.monotonic() - began)
+        await asyncio.sleep(0.3)
+    return figures
+
+
+# ----- rolling restarts
+
+
+async def roll(bench: Bench) -> list[float]:
+    """Gaps of shards: from the last reply under one epoch to the first one under the next."""
+    gaps: list[float] = []
+    stopping = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        for entity_id in one_entity_per_shard():
+            tasks.create_task(watch(entity_id, gaps, stopping))
+        for _ in range(-(-bench.count // WORKERS)):
+            for worker in bench.workers.all:
+                old = worker.runner().pid
+                worker.signal(signal.SIGHUP)
+
+                async def replaced(worker: Worker = worker, old: int = old) -> bool:
+                    return worker.runner().pid != old
+
+                await eventually_async(replaced, PATIENCE)
+                await bench.balanced()
+        stopping.set()
+    print(f"  {len(gaps)} hand-overs of shards in {-(-bench.count // WORKERS)} restarts of {WORKERS} workers")
+    return gaps
+
+
+def one_entity_per_shard() -> list[str]:
+    found: dict[int, str] = {}
+    for number in itertools.count():
+        entity_id = f"gap-{number}"
+        found.setdefault(shard_number(entity_hash(entity_id), SHARDS), entity_id)
+        if len(found) == SHARDS:
+            break
+    return list(found.values())
+
+
+async def watch(entity_id: str, gaps: list[float], stopping: asyncio.Event) -> None:
+    epoch, last = 0, 0.0
+    while not stopping.is_set():
+        _, now_epoch, _ = await Probe.at(entity_id).touch()
+        now = time.monotonic()
+        if epoch and now_epoch != epoch:
+            gaps.append(now - last)
+        epoch, last = now_epoch, now
+        await asyncio.sleep(0.02)
+
+
+# ----- the bench
+
+
+FAULTS = {
+    "kill": Fault("kill -9 of a runner under load", kill, p50=0.150, p99=1.0),
+    "freeze": Fault("SIGSTOP of a runner, lease time 5 s", freeze, p99=6.5),
+    "terminate": Fault("lease backend terminated", terminate, p99=1.0),
+    "postgres": Fault("Postgres restarted, since it accepts connections", restart_postgres, p99=3.0),
+    "valkey": Fault("Valkey killed and restarted empty, since it is back", restart_valkey, p99=2.0),
+    "flush": Fault("FLUSHALL", flush, p99=2.0),
+    "roll": Fault("rolling restart of three runners, gap of a shard", roll, p50=0.050, p99=0.300),
+}
+
+
+def open_sql(url: str) -> psycopg.Connection[tuple[object, ...]]:
+    return psycopg.connect(url, autocommit=True, application_name="benchmark")
+
+
+async def prepare(postgres_url: str) -> None:
+    async with await connect(postgres_url, schema="entityq") as connection:
+        await migrate(connection, schema="entityq", namespace="faults", shards=SHARDS)
+
+
+@asynccontextmanager
+async def open_bench(options: argparse.Namespace, directory: Path) -> AsyncGenerator[Bench]:
+    with start_temporary() as embedded:
+        os.environ["ENTITYQ_POSTGRES_URL"] = embedded.postgres_url
+        os.environ["ENTITYQ_REDIS_URL"] = embedded.redis_url
+        print(
+            describe(embedded.postgres_url), f"load      {options.rate} asks/s, {WORKERS} runners\n", sep="\n"
+        )
+        await prepare(embedded.postgres_url)
+        servers = PrivateServers(embedded)
+        sql = open_sql(embedded.postgres_url)
+        with running_workers(sql, "benchmarks.probe:app", WORKERS, directory) as workers:
+            async with app, steady(options.rate) as load:
+                bench = Bench(servers, workers, load, options.count)
+                await bench.balanced()
+                yield bench
+
+
+async def measure(options: argparse.Namespace) -> bool:
+    good = True
+    with tempfile.TemporaryDirectory() as directory:
+        async with open_bench(options, Path(directory)) as bench:
+            for name in options.only.split(","):
+                fault = FAULTS[name]
+                evictions = bench.workers.count(r"runner\.evicted")
+                good &= report(fault, await fault.run(bench))
+                evictions = bench.workers.count(r"runner\.evicted") - evictions
+                await bench.load.settled()
+                errors, slowest = len(bench.load.errors), bench.load.slowest
+                print(
+                    f"  load: {bench.load.answered} answered, {errors} errors, slowest {slowest:.2f} s; "
+                    f"evictions {evictions}",
+                    *bench.load.errors[:3],
+                    sep="\n  ",
+                    flush=True,
+                )
+                bench.load.errors.clear()
+                bench.load.answered, bench.load.slowest = 0, 0.0
+                good &= errors == 0
+    return good
+
+
+def report(fault: Fault, seconds: list[float]) -> bool:
+    ordered = sorted(seconds)
+    middle, tail = statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
+    reached = middle <= (fault.p50 or middle) and tail <= (fault.p99 or tail)
+    limits = " ".join(
+        f"{name} <= {1000 * limit:,.0f} ms"
+        for name, limit in (("p50", fault.p50), ("p99", fault.p99))
+        if limit is not None
+    )
+    print(
+        f"{fault.title}: n={len(ordered)} p50 {1000 * middle:,.0f} ms  p99 {1000 * tail:,.0f} ms  "
+        f"max {1000 * ordered[-1]:,.0f} ms  ({limits}: {'reached' if reached else 'NOT REACHED'})"
+    )
+    return reached
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default=",".join(FAULTS))
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--rate", type=float, default=500.0, help="asks a second")
+    logging.basicConfig(level=logging.ERROR)  # lost connections are what is measured
+    if not uvloop.run(measure(parser.parse_args())):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
