@@ -8,17 +8,21 @@ from typing import Protocol
 
 from psycopg import Error
 
+from entityq.batching import Batcher, BatcherClosed
 from entityq.postgres.facts import Facts
 from entityq.postgres.lease_session import LeaseSession
 from entityq.postgres.membership import Member
 from entityq.postgres.pinned_connection import LeaseLost
 from entityq.redis.control import ControlChannel, ControlMessage
-from entityq.runner.lease_plan import owners, plan
+from entityq.runner.lease_plan import owners, plan, retry
 
 _log = logging.getLogger(__name__)
 
 # Seconds between looks at the membership and the locks when nobody says that something changed.
 POLL = 0.5
+
+# Shards unlocked by one statement.
+MOST_AT_ONCE = 1_000
 
 # After these the assignment, or who holds a lock, can be another.
 _WAKING = frozenset({"joined", "released"})
@@ -68,8 +72,16 @@ class LeaseKeeper:
         self._draining = False
         self._drained = asyncio.Event()
         self._leaving: dict[int, asyncio.Task[None]] = {}
+        # What becomes free while one unlock is under way is unlocked, and told to the others, with the next.
+        self._unlocks = Batcher[int, None](self._unlock, max_items=MOST_AT_ONCE, max_size=MOST_AT_ONCE)
+        self._retry: float | None = None
         self._members: tuple[Member, ...] = ()
         self._assigned: dict[int, int] = {}
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The live runners, as of the last look at them."""
+        return self._members
 
     async def run(self) -> None:
         """Returns when the session is lost (`owner.lost` was called) or, without that call, when drained."""
@@ -77,9 +89,11 @@ class LeaseKeeper:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     watch = tasks.create_task(self._watch(), name="entityq lease watch")
+                    unlocks = tasks.create_task(self._unlocks.run(), name="entityq unlocks")
                     with suppress(LeaseLost):  # the watch knows it, too, and tells the owner
                         await self._tell("joined")
                         await self._look_until_drained(tasks)
+                        unlocks.cancel()
                         watch.cancel()
             except* LeaseLost:
                 _log.error("Runner %s lost its leases: %s", self._session.incarnation, self._session.reason)
@@ -115,7 +129,7 @@ class LeaseKeeper:
             except Error as error:
                 _log.warning("Could not look after the leases, trying again: %s", error)
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._poll):
+                async with asyncio.timeout(self._poll if self._retry is None else self._retry):
                     await self._nudged.wait()
         self._give_up(tasks, [shard for shard in self._session.epochs if shard not in self._leaving])
         if self._leaving:
@@ -124,7 +138,8 @@ class LeaseKeeper:
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
         held = await self._session.held()
         members = await self._session.members()
-        if members != self._members:
+        changed = members != self._members
+        if changed:
             self._members = members
             self._assigned = owners(members, self._groups)
         me = self._session.incarnation
@@ -133,12 +148,15 @@ class LeaseKeeper:
             raise LeaseLost(self._session.reason)
         todo = plan(me, self._assigned, held, self._leaving.keys())
         self._give_up(tasks, todo.give_up)
+        missed = False
         if todo.acquire and not self._draining:
             acquired = await self._session.acquire(todo.acquire)
             if acquired:
                 _log.info("leases.acquired incarnation=%s shards=%d", me, len(acquired))
             for shard_id, epoch in acquired.items():
                 self._owner.acquired(shard_id, epoch)
+            missed = len(acquired) < len(todo.acquire)
+        self._retry = retry(self._retry, missed=missed, changed=changed, poll=self._poll)
 
     def _give_up(self, tasks: asyncio.TaskGroup, shard_ids: Sequence[int]) -> None:
         for shard_id in shard_ids:
@@ -151,10 +169,14 @@ class LeaseKeeper:
                 await self._owner.release(shard_id)
         except TimeoutError:
             _log.warning("Abandoned what still ran in shard %s after %g s.", shard_id, self._termination_time)
-        with suppress(LeaseLost):
-            await self._session.release([shard_id])
-            await self._tell("released")
+        with suppress(LeaseLost, BatcherClosed):
+            await self._unlocks.submit(shard_id, 1)
         del self._leaving[shard_id]
+
+    async def _unlock(self, shard_ids: Sequence[int]) -> Sequence[None]:
+        await self._session.release(shard_ids)
+        await self._tell("released")
+        return [None] * len(shard_ids)
 
     async def _tell(self, kind: str) -> None:
         await self._control.publish(ControlMessage(kind, {"incarnation": self._session.incarnation}))

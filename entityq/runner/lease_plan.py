@@ -7,6 +7,9 @@ from entityq.postgres.facts import Group
 from entityq.postgres.membership import Member
 from entityq.runner.assignment import Candidate, assign
 
+# Seconds.
+FIRST_RETRY = 0.02
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -43,3 +46,15 @@ def plan(me: int, assigned: Mapping[int, int], held: Set[int], leaving: Set[int]
         acquire=sorted(shard for shard, owner in assigned.items() if owner == me and shard not in held),
         give_up=sorted(shard for shard in held - leaving if assigned.get(shard, me) != me),
     )
+
+
+def retry(before: float | None, *, missed: bool, changed: bool, poll: float) -> float | None:
+    """Seconds until the next look after one that `missed` a shard, because somebody still had its lock.
+
+    Its owner's session may be ending, or the owner's word may be lost: look again soon, and less and less often
+    up to `poll`, because a turn may have to end first. None: nothing was missed. `changed`: the members are not
+    those of the look before, `before`: what that one came to.
+    """
+    if not missed:
+        return None
+    return min(poll, FIRST_RETRY if changed or before is None else before * 2)

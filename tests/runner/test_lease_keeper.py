@@ -69,6 +69,7 @@ class Runner:
     keeper: LeaseKeeper
     owner: Owner
     running: asyncio.Task[None]
+    control: ControlChannel
 
     @property
     def shards(self) -> set[int]:
@@ -112,7 +113,7 @@ class Runners:
         )
         running = asyncio.create_task(keeper.run())
         stack.push_async_callback(_cancelled, running)
-        return Runner(session, keeper, owner, running)
+        return Runner(session, keeper, owner, running, control)
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:
@@ -213,6 +214,36 @@ async def test_a_busy_shard_is_handed_over_when_it_is_free(runners: Runners) -> 
     for event in a.owner.busy.values():
         event.set()
     await b.owner.until(lambda: b.shards == set(leaving))
+
+
+async def test_what_is_free_at_once_is_unlocked_and_told_together(runners: Runners) -> None:
+    a = await runners.start(poll=NO_POLL)
+    await shared_out(runners, a)
+    last = min(a.shards)
+    a.owner.busy = {last: asyncio.Event()}
+    b = await runners.start(poll=NO_POLL)
+    await shared_out(runners, a, b)
+    told: list[str] = []
+    with b.control.listening(lambda message: told.append(message.kind)):
+        drain = asyncio.create_task(a.keeper.drain())
+        await b.owner.until(lambda: b.shards == all_shards(runners) - {last})
+        assert 1 <= told.count("released") <= 2
+        a.owner.busy[last].set()
+        await asyncio.wait_for(drain, 1)
+        await b.owner.until(lambda: b.shards == all_shards(runners))
+
+
+async def test_a_shard_whose_lock_is_still_held_is_tried_again_soon(runners: Runners) -> None:
+    """Its owner has left, its backend has not ended yet, and nobody says when it does."""
+    gone = await runners.cluster.session()
+    await gone.acquire(all_shards(runners))
+    await gone.drain()
+    a = await runners.start(poll=NO_POLL)
+    members = await a.session.members()
+    assert [member.draining for member in members] == [True, False]
+    assert not a.shards
+    gone.end("the test ends it")
+    await a.owner.until(lambda: a.shards == all_shards(runners))
 
 
 async def test_what_outlives_the_termination_time_is_abandoned(runners: Runners) -> None:

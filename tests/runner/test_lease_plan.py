@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from entityq.postgres.facts import Group
 from entityq.postgres.membership import Member
-from entityq.runner.lease_plan import Plan, owners, plan
+from entityq.runner.lease_plan import FIRST_RETRY, Plan, owners, plan, retry
 
 DEFAULT = Group("default", 1, 10, 0)
 MAIL = Group("mail", 2, 10, 10)
@@ -79,3 +79,13 @@ def test_plans_meet_the_assignment(assigned: dict[int, int], held: set[int], lea
     assert after == (mine | unserved) - (leaving & held)
     assert set(todo.acquire).isdisjoint(held)
     assert set(todo.give_up) <= held - leaving
+
+
+def test_a_look_that_missed_a_shard_is_repeated_soon_and_then_less_and_less_often() -> None:
+    pauses: list[float | None] = [None]
+    for _ in range(7):
+        pauses.append(retry(pauses[-1], missed=True, changed=False, poll=0.5))
+    assert pauses[1:] == [0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5]
+    assert retry(0.5, missed=True, changed=True, poll=0.5) == FIRST_RETRY
+    assert retry(0.5, missed=False, changed=True, poll=0.5) is None
+    assert retry(None, missed=True, changed=True, poll=0.01) == 0.01
