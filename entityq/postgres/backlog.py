@@ -18,12 +18,13 @@ TURNS = load("turns.sql")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An unanswered request as the outbox keeps it."""
+    """An unanswered request as the outbox keeps it. `attempts`: turns of it that ended their process."""
 
     seq: int
     request_id: int
     address: Address
     envelope: bytes
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Backlog:
         rows = await self._fetch(
             "read_pending", {"shard_id": shard_id, "after": after, "position": position, "page": page}
         )
-        return [_row(*row) for row in rows]
+        return [_row(row) for row in rows]
 
     async def read_pending_of_entity(self, shard_id: int, address: Address, page: int) -> list[Row]:
         """An entity's oldest unanswered requests, at most `page`."""
@@ -65,7 +66,7 @@ class Backlog:
                 "page": page,
             },
         )
-        return [_row(*row) for row in rows]
+        return [_row(row) for row in rows]
 
     async def sweep(self, afters: Mapping[int, int], position: int, page: int) -> dict[int, list[SweptRow]]:
         """Per shard id of `afters`, its oldest unanswered requests with `after < seq <= position`."""
@@ -113,5 +114,6 @@ class Backlog:
             return await cursor.fetchall()
 
 
-def _row(seq: int, request_id: int, type_: str, entity_id: str, envelope: bytes) -> Row:
-    return Row(seq, request_id, Address(type_, entity_id), envelope)
+def _row(row: tuple[Any, ...]) -> Row:
+    seq, request_id, type_, entity_id, envelope, attempts = row
+    return Row(seq, request_id, Address(type_, entity_id), envelope, attempts)

@@ -52,7 +52,7 @@ SELECT last_value FROM outbox_seq
 
 -- name: read_pending
 -- One page of a shard's unanswered requests, in outbox order.
-SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope
+SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts
 FROM pending p
 JOIN outbox o ON o.request_id = p.request_id
 WHERE p.shard_id = %(shard_id)b AND p.seq > %(after)b AND p.seq <= %(position)b
@@ -62,7 +62,7 @@ LIMIT %(page)b
 -- name: read_pending_of_entity
 -- The same for one entity, always from its oldest one: one statement is one snapshot, in which whoever
 -- sees a request of a sender sees that sender's earlier ones too.
-SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope
+SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts
 FROM pending p
 JOIN outbox o ON o.request_id = p.request_id
 WHERE p.shard_id = %(shard_id)b AND p.entity_hash = %(entity_hash)b

@@ -3,11 +3,8 @@
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from entityq.address import Address
 from entityq.codec import Limits
-from entityq.envelope import Envelope
-from entityq.errors import EntityQError, MalformedMessage
-from entityq.postgres.backlog import Row
+from entityq.errors import EntityQError
 from entityq.replies import defect_reply
 from entityq.reply import Reply
 from entityq.runner.announcer import Announcer
@@ -57,25 +54,23 @@ class Answers:
         for entry_id in entry_ids:
             self._announcer.entry(owned.stream, entry_id)
 
-    def unreadable(self, owned: OwnedShard, row: Row, error: EntityQError) -> None:
-        """A stored request that cannot be decoded is answered, so that nobody waits for it."""
-        self._tasks.start(self._unreadable(owned, row, error), f"answer unreadable {row.request_id}")
+    def without_turn(self, owned: OwnedShard, request: Request, error: type[EntityQError], text: str) -> None:
+        """A persisted request that cannot or must not be run is answered, so that nobody waits for it."""
+        reply = defect_reply(request.request_id, error, text, self._limits)
+        self._tasks.start(self._without_turn(owned, request, reply), f"answer {request.request_id}")
 
-    async def _unreadable(self, owned: OwnedShard, row: Row, error: EntityQError) -> None:
-        envelope = Envelope(row.request_id, Address("unreadable", "0"), "unreadable", b"", True, 0)
-        request = Request(envelope, owned.shard_id, row.seq, None)
-        reply = defect_reply(row.request_id, MalformedMessage, error.what, self._limits)
+    async def _without_turn(self, owned: OwnedShard, request: Request, reply: Reply) -> None:
         commit = Commit(owned.tenure, request, reply, reply.encode())
         try:
             outcome = await self._commit(commit)
         except Exception:
-            log.exception("request.unreadable_unanswered request=%s", row.request_id)
+            log.exception("request.unanswered request=%s", request.request_id)
             outcome = None
         if isinstance(outcome, Applied):
             self.committed(commit, outcome)
         else:
             # The next sweep brings it again.
-            owned.intake.forget(row.request_id)
+            owned.intake.forget(request.request_id)
 
     def _tell(self, owned: OwnedShard | None, request: Request, encoded: bytes) -> None:
         if owned is not None:

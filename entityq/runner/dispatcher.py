@@ -12,12 +12,13 @@ from entityq.codec import Limits
 from entityq.definition import EntityDefinition, MessageDefinition
 from entityq.entry import decode_entry
 from entityq.envelope import Envelope, UnknownFormat, decode_envelope
-from entityq.errors import EntityQError, MailboxFull, RunnerNotRegistered
+from entityq.errors import EntityDefect, EntityQError, MailboxFull, MalformedMessage, RunnerNotRegistered
 from entityq.postgres.backlog import Row
 from entityq.redis.consumer import StreamEntry
 from entityq.runner.activation import Activation
 from entityq.runner.activations import Activations
 from entityq.runner.answers import Answers
+from entityq.runner.attempts import exhausted, exhausted_text
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.intake import Arrival, Verdict
 from entityq.runner.mailbox import Admission, admission
@@ -115,9 +116,17 @@ class Dispatcher:
             return True
         except EntityQError as error:
             log.error("request.unreadable shard=%s request=%s: %s", owned.shard, row.request_id, error)
-            self._answers.unreadable(owned, row, error)
+            unreadable = Envelope(row.request_id, row.address, "unreadable", b"", True, 0)
+            request = Request(unreadable, owned.shard_id, row.seq, None)
+            self._answers.without_turn(owned, request, MalformedMessage, error.what)
             return True
-        return self._deliver(owned, Request(envelope, owned.shard_id, row.seq, None))
+        request = Request(envelope, owned.shard_id, row.seq, None)
+        if exhausted(row.attempts):
+            text = exhausted_text(envelope, row.attempts)
+            log.error("request.not_run_again shard=%s request=%s: %s", owned.shard, row.request_id, text)
+            self._answers.without_turn(owned, request, EntityDefect, text)
+            return True
+        return self._deliver(owned, request)
 
     # ----- to the mailbox
 
