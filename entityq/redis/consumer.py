@@ -107,24 +107,40 @@ class StreamGroups:
         pipeline: Any = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.execute_command("XGROUP", "CREATE", stream, CONSUMER_GROUP, "0", "MKSTREAM")
-        for result in await self._execute(pipeline, raise_on_error=False):
-            if isinstance(result, RedisError) and not str(result).startswith("BUSYGROUP"):
-                raise result
+        _raise_other_than_busygroup(await self._execute(pipeline, raise_on_error=False))
 
-    async def claim(self, stream: bytes) -> list[StreamEntry]:
-        """Take over everything that other consumers left pending, in the order of the stream."""
+    async def join(self, streams: Sequence[bytes]) -> list[list[StreamEntry]]:
+        """Take streams over, many in one round trip: their groups exist, and what other consumers left pending
+        is this one's. Returns that, for each stream in its order.
+        """
+        pipeline: Any = self._redis.pipeline(transaction=False)
+        for stream in streams:
+            pipeline.execute_command("XGROUP", "CREATE", stream, CONSUMER_GROUP, "0", "MKSTREAM")
+            self._ask_for_claim(pipeline, stream, b"0-0")
+            pipeline.execute_command("XINFO", "CONSUMERS", stream, CONSUMER_GROUP)
+        results = await self._execute(pipeline, raise_on_error=False)
+        _raise_other_than_busygroup(results)
+        claimed = [
+            await self._claim(stream, *page[:2]) for stream, page in zip(streams, results[1::3], strict=True)
+        ]
+        await self._remove_consumers(dict(zip(streams, results[2::3], strict=True)))
+        return claimed
+
+    async def _claim(self, stream: bytes, cursor: bytes, entries: Iterable[Any]) -> list[StreamEntry]:
+        """The first page of a claim, and all that follow."""
         claimed: list[StreamEntry] = []
-        cursor: bytes = b"0-0"
         while True:
-            pipeline: Any = self._redis.pipeline(transaction=False)
-            pipeline.execute_command(
-                "XAUTOCLAIM", stream, CONSUMER_GROUP, self._consumer, 0, cursor, "COUNT", CLAIM_PAGE
-            )
-            (result,) = await self._execute(pipeline, raise_on_error=True)
-            cursor, entries = result[0], result[1]
             claimed += [StreamEntry(stream, entry_id, fields or {}) for entry_id, fields in entries]
             if cursor == b"0-0":
                 return claimed
+            pipeline: Any = self._redis.pipeline(transaction=False)
+            self._ask_for_claim(pipeline, stream, cursor)
+            ((cursor, entries, *_),) = await self._execute(pipeline, raise_on_error=True)
+
+    def _ask_for_claim(self, pipeline: Any, stream: bytes, cursor: bytes) -> None:
+        pipeline.execute_command(
+            "XAUTOCLAIM", stream, CONSUMER_GROUP, self._consumer, 0, cursor, "COUNT", CLAIM_PAGE
+        )
 
     async def acknowledge(self, entries: Mapping[bytes, Sequence[bytes]]) -> None:
         """XACK and XDEL, per stream. Raises RedisError, OSError or TimeoutError."""
@@ -141,17 +157,13 @@ class StreamGroups:
         pipeline.execute_command("PEXPIRE", stream, WAKE_EXPIRY_MS)
         await self._execute(pipeline, raise_on_error=True)
 
-    async def remove_consumers(self, streams: Sequence[bytes]) -> None:
+    async def _remove_consumers(self, found: Mapping[bytes, Iterable[Sequence[Any]]]) -> None:
         """Remove other consumers that have nothing pending and have not read for long.
 
         One that still reads could be given an entry between the look and the removal, which would lose it.
         """
-        pipeline: Any = self._redis.pipeline(transaction=False)
-        for stream in streams:
-            pipeline.execute_command("XINFO", "CONSUMERS", stream, CONSUMER_GROUP)
-        found = await self._execute(pipeline, raise_on_error=True)
         removal: Any = self._redis.pipeline(transaction=False)
-        for stream, consumers in zip(streams, found, strict=True):
+        for stream, consumers in found.items():
             for name in idle_consumers(consumers, self._consumer):
                 removal.execute_command("XGROUP", "DELCONSUMER", stream, CONSUMER_GROUP, name)
         if len(removal):
@@ -161,6 +173,12 @@ class StreamGroups:
         async with asyncio.timeout(self._deadline):
             result: list[Any] = await pipeline.execute(raise_on_error=raise_on_error)
         return result
+
+
+def _raise_other_than_busygroup(results: Iterable[Any]) -> None:
+    for result in results:
+        if isinstance(result, RedisError) and not str(result).startswith("BUSYGROUP"):
+            raise result
 
 
 def idle_consumers(consumers: Iterable[Sequence[Any]], own: bytes) -> list[bytes]:

@@ -217,6 +217,7 @@ class Life:
                 start(feeder.run(), "feeder")
                 start(sweeper.run(), "sweeper")
                 start(listener.run(), "listener")
+                start(self._owner.run(), "shards")
                 start(self._passivation.run(), "passivation")
                 start(self._keeper.run(), "lease keeper")
                 try:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from entityq.batching import Batcher
 from entityq.postgres.facts import Facts
 from entityq.redis.consumer import StreamEntry, StreamGroups
 from entityq.redis.keys import Keys
@@ -25,6 +26,8 @@ from entityq.runner.shard_table import ShardTable
 from entityq.runner.tasks import Tasks, end
 
 log = logging.getLogger(__name__)
+
+JOINS_AT_ONCE = 250
 
 
 class Shards:
@@ -60,7 +63,6 @@ class Shards:
         self._facts = facts
         self._keys = keys
         self._new_publisher = new_publisher
-        self._groups = groups
         self._catching_up = catching_up
         self._residents = residents
         self._deferrals = deferrals
@@ -69,6 +71,14 @@ class Shards:
         self._empty_mailbox = empty_mailbox
         self._changed = changed
         self._serving: dict[int, asyncio.Task[None]] = {}
+        # Shards that are acquired together join their streams together.
+        self._joins = Batcher[bytes, list[StreamEntry]](
+            groups.join, max_items=JOINS_AT_ONCE, max_size=JOINS_AT_ONCE
+        )
+
+    async def run(self) -> None:
+        """For as long as shards are acquired."""
+        await self._joins.run()
 
     # ----- the lease keeper's owner
 
@@ -140,10 +150,7 @@ class Shards:
 
     async def _join_stream(self, owned: OwnedShard) -> list[StreamEntry]:
         try:
-            await self._groups.ensure([owned.stream])
-            claimed = await self._groups.claim(owned.stream)
-            await self._groups.remove_consumers([owned.stream])
+            return await self._joins.submit(owned.stream, 1)
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("shard.stream_unavailable shard=%s: %s; served from the outbox", owned.shard, error)
             return []
-        return claimed

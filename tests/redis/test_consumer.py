@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from entityq.redis.connect import open_client, open_connection
-from entityq.redis.consumer import GONE_MS, StreamGroups, StreamReader, idle_consumers
+from entityq.redis.consumer import CLAIM_PAGE, GONE_MS, StreamGroups, StreamReader, idle_consumers
 from entityq.redis.keys import CONSUMER_GROUP
 
 
@@ -23,17 +23,50 @@ async def consumers(redis: Any, stream: str) -> set[bytes]:
 async def test_a_consumer_that_has_just_read_is_left(redis: Any, redis_url: str) -> None:
     """Between the look and the removal it could be given an entry, which would be lost with it."""
     own = StreamGroups(redis, b"own")
-    await own.ensure([b"s"])
+    await own.join([b"s"])
     reader = StreamReader(open_connection(redis_url), b"other")
     try:
         assert await reader.read([b"s"], count=1, block=0.001) == []
-        await own.claim(b"s")
-        await own.remove_consumers([b"s"])
+        assert await own.join([b"s"]) == [[]]
         assert b"other" in await consumers(redis, "s")
         await redis.xadd("s", {"e": "x"})
         assert len(await reader.read([b"s"], count=1, block=1)) == 1
     finally:
         await reader.close()
+
+
+async def test_streams_are_joined_together_and_each_one_is_claimed_to_its_end(
+    redis: Any, redis_url: str
+) -> None:
+    streams = [b"none", b"some", b"many"]
+    reader = StreamReader(open_connection(redis_url), b"other")
+    other, own = StreamGroups(redis, b"other"), StreamGroups(redis, b"own")
+    await other.ensure(streams[1:])
+    counts = {b"none": 0, b"some": 3, b"many": CLAIM_PAGE + 3}
+    for stream in streams:
+        for number in range(counts[stream]):
+            await redis.xadd(stream, {"e": number})
+    try:
+        assert len(await reader.read(streams[1:], count=2 * CLAIM_PAGE, block=1)) == CLAIM_PAGE + 6
+    finally:
+        await reader.close()
+    for claimed, stream in zip(await own.join(streams), streams, strict=True):
+        assert [entry.fields[b"e"] for entry in claimed] == [b"%d" % n for n in range(counts[stream])]
+        assert {entry.stream for entry in claimed} <= {stream}
+    assert (await redis.xpending(b"many", CONSUMER_GROUP))["consumers"] == [
+        {"name": b"own", "pending": CLAIM_PAGE + 3}
+    ]
+
+
+async def test_a_consumer_that_is_gone_is_removed(
+    redis: Any, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = StreamGroups(redis, b"own")
+    await own.join([b"s"])
+    await redis.xgroup_createconsumer("s", CONSUMER_GROUP, "gone")
+    monkeypatch.setattr("entityq.redis.consumer.GONE_MS", 0)
+    await own.join([b"s"])
+    assert b"gone" not in await consumers(redis, "s")
 
 
 def test_only_others_that_are_gone_and_have_nothing_pending_are_removed() -> None:
