@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from entityq.errors import UnsafeConfiguration
-from entityq.setting import Kind, count, declared, duration, factor, flag, names, size, text, url
+from entityq.setting import Kind, choice, count, declared, duration, factor, flag, names, size, text, url
 
 PREFIX = "ENTITYQ_"
 MIB = 1024**2
@@ -115,6 +115,17 @@ class Settings:
     weight: float = declared(1.0, factor(), "This runner's part of the shards, relative to the others.")
     lease_time: float = declared(
         5.0, duration(0.5), "How long a runner may be silent before another one evicts it."
+    )
+    runner_health: str = declared(
+        "ping",
+        choice("ping", "k8s", "noop"),
+        "How runners find out that one of them, alive, should not have shards: it does not answer on the "
+        "control channel (ping), its pod is not ready (k8s), not at all (noop).",
+    )
+    kubernetes_selector: str = declared(
+        "",
+        text(r"[\x20-\x7e]*", "a label selector, as in app=bank,tier=worker"),
+        "With runner_health k8s: the labels of the runners' pods. Default: all pods of the namespace.",
     )
     termination_time: float = declared(
         15.0, duration(0), "How long a stopping runner waits for its running turns."

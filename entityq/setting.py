@@ -128,6 +128,17 @@ def text(pattern: str, explanation: str) -> Kind:
     return Kind("text", parse)
 
 
+def choice(*choices: str) -> Kind:
+    named = f"{', '.join(choices[:-1])} or {choices[-1]}"
+
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"must be {named}")
+        return cast("str", value)
+
+    return Kind(named, parse)
+
+
 def url(*schemes: str) -> Kind:
     def parse(value: object) -> str:
         # The value is not repeated: it can hold a password, also when it is malformed.

@@ -21,9 +21,11 @@ from entityq.runner.committer import Committer
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.dispatcher import Dispatcher
 from entityq.runner.feeder import Feeder
+from entityq.runner.health import Health
 from entityq.runner.lease_keeper import LeaseKeeper
 from entityq.runner.listener import Listener
 from entityq.runner.passivation import Passivation
+from entityq.runner.ping_check import PingAnswers
 from entityq.runner.places import Places
 from entityq.runner.prefetch import Prefetch
 from entityq.runner.reader import Reader
@@ -178,6 +180,11 @@ class Life:
             changed=self._announcer.shards_changed,
         )
 
+    def _new_health(self) -> Health:
+        resources, me = self._resources, self._session.incarnation
+        check = resources.new_health_check(resources.control, me)
+        return Health(me, check, resources.health, lambda: self._keeper.members)
+
     async def _room(self) -> None:
         """Returns when more may be read."""
         await self.prefetch.room()
@@ -189,7 +196,7 @@ class Life:
     # ----- the life itself
 
     async def run(self) -> None:
-        resources, start = self._resources, self._tasks.start
+        resources, start, me = self._resources, self._tasks.start, self._session.incarnation
         settings = resources.settings
         feeder = Feeder(
             resources.backlog,
@@ -220,6 +227,8 @@ class Life:
                 start(self._owner.run(), "shards")
                 start(self._passivation.run(), "passivation")
                 start(self._keeper.run(), "lease keeper")
+                start(PingAnswers(resources.control, me).run(), "ping answers")
+                start(self._new_health().run(), "health")
                 try:
                     await self._over.wait()
                 finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from entityq.definition import EntityDefinition
 from entityq.postgres.backlog import Backlog
 from entityq.postgres.connect import connect, connect_lease, open_pool
 from entityq.postgres.facts import Facts, register_types
+from entityq.postgres.health import RunnerHealth
 from entityq.postgres.migrate import require_schema
 from entityq.postgres.safety import check_rights, check_same_database, check_server, refuse_pooler
 from entityq.redis import safety as redis_safety
@@ -23,6 +25,7 @@ from entityq.redis.control import ControlChannel
 from entityq.redis.keys import Keys
 from entityq.redis.replies import ReplyPublisher
 from entityq.redis.streams import Streams
+from entityq.runner.health_checks import health_checks
 from entityq.runner.resources import Resources
 from entityq.runner.runner import Runner
 from entityq.runner.turn_sender import TurnClient
@@ -49,6 +52,7 @@ async def open_runner(
     Raises UnsafeConfiguration for what could lose or double work (P8), and PersistenceError when Postgres
     cannot be reached. Redis may be down: it is checked when it is back.
     """
+    new_health_check = health_checks(settings, os.environ)
     facts = await check_postgres(settings, servers, definitions)
     keys = Keys(settings.namespace)
     threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="entityq turn")
@@ -82,6 +86,8 @@ async def open_runner(
             breaker=Breaker(),
             replies=ReplyPublisher(redis, keys),
             control=control,
+            new_health_check=new_health_check,
+            health=RunnerHealth(pool),
             threads=threads,
         )
         listening = asyncio.create_task(control.run(), name="entityq control channel")

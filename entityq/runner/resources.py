@@ -10,11 +10,13 @@ from entityq.config import Settings
 from entityq.definition import EntityDefinition
 from entityq.postgres.backlog import Backlog
 from entityq.postgres.facts import Facts
+from entityq.postgres.health import RunnerHealth
 from entityq.redis.breaker import Breaker
 from entityq.redis.control import ControlChannel
 from entityq.redis.keys import Keys
 from entityq.redis.replies import ReplyPublisher
 from entityq.redis.streams import Streams
+from entityq.runner.health_checks import NewHealthCheck
 from entityq.runner.turn_sender import TurnClient
 from entityq.serializer import Serializer
 
@@ -39,4 +41,6 @@ class Resources:
     breaker: Breaker
     replies: ReplyPublisher
     control: ControlChannel
+    new_health_check: NewHealthCheck
+    health: RunnerHealth
     threads: Executor

@@ -1,0 +1,1 @@
+"""What a runner asks of the Kubernetes API: the pods of its namespace."""
