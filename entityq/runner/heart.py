@@ -1,0 +1,155 @@
+"""The heart of one incarnation: the thread in which its pulse runs.
+
+A thread, with a loop and a connection of its own, because a handler can block the runner's loop, and because
+the lease session has commits to carry.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+from entityq.postgres.facts import Facts
+from entityq.postgres.lease_session import Backend
+from entityq.postgres.pinned_connection import LeaseLost, Parameters, PinnedConnection, Rows
+from entityq.runner.pulse import Line, Listener, Pulse
+from entityq.runner.tasks import end
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+STOP_DEADLINE = 1.0
+
+
+async def nothing_more() -> None:
+    """The default of what a heart does besides."""
+
+
+class Heart:
+    """Made by `open_heart`, connected. `begin`: it beats once; `listen`: from then on."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._pinned: PinnedConnection | None = None
+        self._pulse: Pulse | None = None
+        self._runner_loop = asyncio.get_running_loop()
+        self._loop = asyncio.new_event_loop()
+        self._stopped = Future[None]()
+        # A daemon: where the main thread ends without having stopped it, the process must not stay and beat.
+        threading.Thread(target=self._thread, name="entityq heart", daemon=True).start()
+
+    # ----- in the runner's loop
+
+    async def connect(self) -> None:
+        """Raises PersistenceError."""
+        await self._call(self._connect())
+
+    async def begin(self, incarnation: int, backend: Backend) -> None:
+        """The first beat of an incarnation, to be waited for before its first lock of a shard.
+
+        `backend`: the lease session's. Raises LeaseLost, psycopg.Error.
+        """
+        await self._call(self._begin(incarnation, backend))
+
+    def listen(self, listener: Listener, each_cycle: Callable[[], Awaitable[None]] = nothing_more) -> None:
+        """Beats from now on; calls `listener` in this loop, and `each_cycle` in the heart's own, at each beat."""
+        relay = _Relay(listener, self._runner_loop)
+        beating = asyncio.run_coroutine_threadsafe(self._begun.run(relay, each_cycle), self._loop)
+        beating.add_done_callback(relay.ended)
+
+    def fresh(self) -> bool:
+        """Whether nobody can have evicted this runner: its last beat began less than a lease time ago."""
+        return self._pulse is not None and time.monotonic() < self._pulse.fresh_until
+
+    async def stop(self) -> None:
+        stopped = asyncio.wrap_future(self._stopped)
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop)
+        _, waiting = await asyncio.wait([stopped], timeout=STOP_DEADLINE)
+        if waiting:
+            log.error("heart.not_stopped within %g s: its thread is left alone", STOP_DEADLINE)
+
+    # ----- in its own loop
+
+    async def execute(self, query: bytes, parameters: Parameters | None = None) -> Rows:
+        """One statement of `each_cycle`. Raises LeaseLost, psycopg.Error."""
+        return await self._begun.pinned.execute(query, parameters)
+
+    @property
+    def _begun(self) -> Pulse:
+        if self._pulse is None:
+            raise LeaseLost("the heart has not begun")
+        return self._pulse
+
+    async def _connect(self) -> None:
+        self._pinned = await self._line.open()
+
+    async def _begin(self, incarnation: int, backend: Backend) -> None:
+        if self._pinned is None:
+            raise LeaseLost("the heart is not connected")
+        pulse = Pulse(self._line, self._pinned, incarnation, backend)
+        await pulse.begin()
+        self._pulse = pulse
+
+    async def _stop(self) -> None:
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            await end(task)
+        pinned = self._pulse.pinned if self._pulse is not None else self._pinned
+        if pinned is not None:
+            pinned.end("the heart has stopped")
+        self._loop.stop()
+
+    def _thread(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+            self._stopped.set_result(None)
+
+    async def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+
+class _Relay:
+    """Calls a listener in the loop of its runner, which may have ended."""
+
+    def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+        self._listener = listener
+        self._loop = loop
+
+    def membership_changed(self) -> None:
+        self._soon(self._listener.membership_changed)
+
+    def runner_ended(self, incarnation: int) -> None:
+        self._soon(self._listener.runner_ended, incarnation)
+
+    def not_a_member(self, reason: str) -> None:
+        self._soon(self._listener.not_a_member, reason)
+
+    def ended(self, beating: Future[None]) -> None:
+        """It never should: whoever does not beat must not go on."""
+        error = None if beating.cancelled() else beating.exception()
+        if error is not None:
+            log.error("heart.stopped", exc_info=error)
+            self.not_a_member(f"its heart stopped: {error!r}")
+
+    def _soon(self, call: Callable[..., None], *values: object) -> None:
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call, *values)
+
+
+@asynccontextmanager
+async def open_heart(url: str, *, schema: str, facts: Facts, lease_time: float) -> AsyncGenerator[Heart]:
+    """Connected, and stopped at the end. Raises PersistenceError: a runner that could not be heard would be
+    evicted, so it must not join."""
+    heart = Heart(Line(url, schema=schema, facts=facts, lease_time=lease_time))
+    try:
+        await heart.connect()
+        yield heart
+    finally:
+        await heart.stop()
