@@ -1,4 +1,4 @@
-"""How long a fault interrupts a request: `python -m benchmarks.faults [--only kill,freeze] [--count 50]`.
+"""How long a fault interrupts a request: `python -m benchmarks.faults [--only kill,calm] [--count 50]`.
 
 Three workers with one runner each serve 100 shards under a steady load. A probe is a request whose turn is
 under way at the victim when the fault comes; measured is the time from the fault until somebody has answered
@@ -43,6 +43,7 @@ HELD_SECONDS = 30.0
 # Of `freeze`: above its lease time, so that the zombie wakes up after its eviction, and finds its turn over.
 FROZEN_TURN_SECONDS = 1.0
 PATIENCE = 60.0
+CALLERS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Bench:
     workers: Workers
     load: Load
     count: int
+    calm_seconds: float
 
     async def balanced(self) -> None:
         await asyncio.to_thread(self.workers.wait_until_balanced, SHARDS)
@@ -69,6 +71,7 @@ class Fault:
     run: Callable[[Bench], Awaitable[list[float]]]
     p50: float | None = None
     p99: float | None = None
+    evicts: bool = False
 
 
 # ----- a request that is under way at the victim
@@ -270,17 +273,39 @@ async def watch(entity_id: str, gaps: list[float], stopping: asyncio.Event) -> N
         await asyncio.sleep(0.02)
 
 
+# ----- no fault at all
+
+
+async def calm(bench: Bench) -> list[float]:
+    """Full load: every caller asks again as soon as it has its reply."""
+    seconds: list[float] = []
+    end = time.monotonic() + bench.calm_seconds
+
+    async def ask(number: int) -> None:
+        while time.monotonic() < end:
+            began = time.monotonic()
+            await Probe.at(f"calm-{number}").touch()
+            seconds.append(time.monotonic() - began)
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(CALLERS):
+            tasks.create_task(ask(number), name=f"caller {number}")
+    print(f"  {len(seconds) / bench.calm_seconds:,.0f} requests/s for {bench.calm_seconds:g} s")
+    return seconds
+
+
 # ----- the bench
 
 
 FAULTS = {
     "kill": Fault("kill -9 of a runner under load", kill, p50=0.150, p99=1.0),
-    "freeze": Fault("SIGSTOP of a runner, lease time 5 s", freeze, p99=6.5),
+    "freeze": Fault("SIGSTOP of a runner, lease time 5 s", freeze, p99=6.5, evicts=True),
     "terminate": Fault("lease backend terminated", terminate, p99=1.0),
     "postgres": Fault("Postgres restarted, since it accepts connections", restart_postgres, p99=3.0),
     "valkey": Fault("Valkey killed and restarted empty, since it is back", restart_valkey, p99=2.0),
     "flush": Fault("FLUSHALL", flush, p99=2.0),
     "roll": Fault("rolling restart of three runners, gap of a shard", roll, p50=0.050, p99=0.300),
+    "calm": Fault("no fault, full load: an ask", calm),
 }
 
 
@@ -306,7 +331,7 @@ async def open_bench(options: argparse.Namespace, directory: Path) -> AsyncGener
         sql = open_sql(embedded.postgres_url)
         with running_workers(sql, "benchmarks.probe:app", WORKERS, directory) as workers:
             async with app, steady(options.rate) as load:
-                bench = Bench(servers, workers, load, options.count)
+                bench = Bench(servers, workers, load, options.count, options.calm_seconds)
                 await bench.balanced()
                 yield bench
 
@@ -331,7 +356,7 @@ async def measure(options: argparse.Namespace) -> bool:
                 )
                 bench.load.errors.clear()
                 bench.load.answered, bench.load.slowest = 0, 0.0
-                good &= errors == 0
+                good &= errors == 0 and (fault.evicts or evictions == 0)
     return good
 
 
@@ -339,14 +364,15 @@ def report(fault: Fault, seconds: list[float]) -> bool:
     ordered = sorted(seconds)
     middle, tail = statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
     reached = middle <= (fault.p50 or middle) and tail <= (fault.p99 or tail)
-    limits = " ".join(
+    limits = ", ".join(
         f"{name} <= {1000 * limit:,.0f} ms"
         for name, limit in (("p50", fault.p50), ("p99", fault.p99))
         if limit is not None
     )
+    verdict = f"({limits}: {'reached' if reached else 'NOT REACHED'})" if limits else ""
     print(
-        f"{fault.title}: n={len(ordered)} p50 {1000 * middle:,.0f} ms  p99 {1000 * tail:,.0f} ms  "
-        f"max {1000 * ordered[-1]:,.0f} ms  ({limits}: {'reached' if reached else 'NOT REACHED'})"
+        f"{fault.title}: n={len(ordered)} p50 {1000 * middle:,.0f} ms, p99 {1000 * tail:,.0f} ms, "
+        f"max {1000 * ordered[-1]:,.0f} ms {verdict}"
     )
     return reached
 
@@ -357,6 +383,7 @@ def main() -> None:
     )
     parser.add_argument("--only", default=",".join(FAULTS))
     parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--calm-seconds", type=float, default=600.0, help="of full load without a fault")
     parser.add_argument("--rate", type=float, default=500.0, help="asks a second")
     logging.basicConfig(level=logging.ERROR)  # lost connections are what is measured
     if not uvloop.run(measure(parser.parse_args())):

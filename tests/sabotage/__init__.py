@@ -1,0 +1,1 @@
+"""Safeguards, each switched off in a copy of the sources, each noticed by a test."""
