@@ -16,7 +16,7 @@ from entityq.definition import Activation as Instance
 from entityq.definition import EntityDefinition, MessageDefinition
 from entityq.runner.commit import Tenure
 from entityq.runner.mailbox import next_to_start
-from entityq.runner.request import Request
+from entityq.runner.request import Request, running_request
 from entityq.runner.turn_slots import TurnSlots
 from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
 
@@ -124,6 +124,7 @@ class Activation:
         self.running.add(task)
 
     async def _turn(self, request: Request, message: MessageDefinition, concurrent: bool) -> None:
+        running_request.set(request)
         try:
             await self._turns.take_turn(self, request, message)
         finally:

@@ -1,5 +1,6 @@
 """A request on its way through a runner, from intake to its answer."""
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from entityq.envelope import Envelope
@@ -17,3 +18,7 @@ class Request:
     @property
     def request_id(self) -> int:
         return self.envelope.request_id
+
+
+# Set in the task of each turn, and so in those that the turn starts: what a look at a blocked loop finds.
+running_request: ContextVar[Request | None] = ContextVar("entityq_running_request", default=None)

@@ -1,0 +1,230 @@
+"""What a look at a blocked loop finds, and what it does about it."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from entityq.address import Address
+from entityq.envelope import Envelope
+from entityq.postgres.pinned_connection import LeaseLost, Parameters, Rows
+from entityq.runner import loop_watch
+from entityq.runner.loop_watch import LAST_WORDS_DEADLINE, LIMIT, RECORD_ATTEMPT, LoopWatch, Stall, Step
+from entityq.runner.request import Request, running_request
+
+CYCLE = 0.8
+
+# ----- the decision
+
+
+def steps(elapsed: list[float], limit: float = LIMIT) -> list[tuple[Step, float]]:
+    """What is done, and when, of looks with these times between them."""
+    stall, done = Stall(), list[tuple[Step, float]]()
+    for each in elapsed:
+        step, stall = stall.longer(each).next_step(limit)
+        if step is not Step.WAIT:
+            done.append((step, round(stall.seconds, 1)))
+    return done
+
+
+def test_a_blockage_is_reported_and_again_when_it_has_doubled() -> None:
+    assert steps([0.5] * 59) == [(Step.REPORT, seconds) for seconds in (1.0, 2.0, 4.0, 8.0, 16.0)]
+
+
+def test_one_of_less_than_a_second_is_not() -> None:
+    assert steps([0.3, 0.3, 0.3]) == []
+
+
+def test_looks_that_are_late_report_once_each() -> None:
+    assert steps([1.0] * 5) == [(Step.REPORT, 1.0), (Step.REPORT, 2.0), (Step.REPORT, 4.0)]
+
+
+def test_the_process_ends_at_the_limit_and_not_before() -> None:
+    assert steps([CYCLE] * 37)[-1] == (Step.REPORT, 16.0)
+    assert steps([CYCLE] * 38)[-1] == (Step.END, 30.4)
+
+
+def test_a_process_that_did_not_run_has_not_seen_its_loop_stand_still() -> None:
+    assert steps([60.0]) == [(Step.REPORT, 1.0)]
+    assert steps([60.0] * 29)[-1] == (Step.REPORT, 16.0)
+
+
+# ----- a loop that is blocked
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Blocked:
+    """A watch on the test's loop. While a look runs, in another thread, the loop stands still."""
+
+    def __init__(self, execute: Callable[[bytes, Parameters], Awaitable[Rows]] | None = None) -> None:
+        self.statements: list[tuple[bytes, Parameters]] = []
+        self.leaves: list[float] = []
+        self._clock = Clock()
+        self._watch = LoopWatch(
+            execute or self._recorded, limit=10.0, leave=self.leaves.append, clock=self._clock
+        )
+
+    async def _recorded(self, statement: bytes, parameters: Parameters) -> Rows:
+        self.statements.append((statement, parameters))
+        return [(1,)]
+
+    def look(self, count: int = 1, elapsed: float = CYCLE) -> None:
+        """Blocks the calling loop."""
+
+        async def looks() -> None:
+            for _ in range(count):
+                self._clock.now += elapsed
+                await self._watch.look()
+
+        thread = threading.Thread(target=lambda: asyncio.run(looks()))
+        thread.start()
+        thread.join()
+
+    async def blocking_handler(self, looks: int) -> None:
+        self.look(looks)
+
+    async def blocking_in_a_task_of_its_own(self, looks: int) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.blocking_handler(looks))
+
+    async def blocking_together_with_others(self, looks: int) -> None:
+        await asyncio.gather(asyncio.sleep(0), self.blocking_handler(looks))
+
+
+def request_of(*, persisted: bool = True) -> Request:
+    envelope = Envelope(4711, Address("Account", "acct-1"), "deposit", b"", persisted, 0)
+    return Request(envelope, 7, 42, None)
+
+
+async def turn(handler: Coroutine[Any, Any, None], *, persisted: bool = True) -> None:
+    """In a task of its own, as turns are."""
+
+    async def run() -> None:
+        running_request.set(request_of(persisted=persisted))
+        await handler
+
+    await asyncio.create_task(run(), name="entityq 1 turn Account/acct-1 4711")
+
+
+async def test_the_report_names_the_request_and_shows_the_line(caplog: pytest.LogCaptureFixture) -> None:
+    blocked = Blocked()
+    await turn(blocked.blocking_handler(3))
+    (report,) = (record for record in caplog.records if "loop.blocked" in record.getMessage())
+    first, *stack = report.getMessage().splitlines()
+    assert report.levelname == "WARNING"
+    assert first == "loop.blocked seconds=1.6 entity=Account/acct-1 request=4711 message=deposit"
+    line = Blocked.blocking_handler.__code__.co_firstlineno + 1
+    assert f'  File "{__file__}", line {line}, in blocking_handler' in stack
+    assert blocked.leaves == []
+
+
+@pytest.mark.parametrize(
+    "handler", [Blocked.blocking_in_a_task_of_its_own, Blocked.blocking_together_with_others]
+)
+async def test_a_task_that_a_turn_has_started_is_its_request(
+    handler: Callable[[Blocked, int], Coroutine[Any, Any, None]], caplog: pytest.LogCaptureFixture
+) -> None:
+    await turn(handler(Blocked(), 3))
+    assert "loop.blocked seconds=1.6 entity=Account/acct-1 request=4711 message=deposit" in caplog.text
+
+
+async def test_what_is_no_turn_is_named_by_its_task(caplog: pytest.LogCaptureFixture) -> None:
+    blocked = Blocked()
+    await asyncio.create_task(blocked.blocking_handler(14), name="passivate Account/acct-2")
+    assert "entity=- request=- message=- task='passivate Account/acct-2'" in caplog.text
+    assert blocked.statements == []
+    assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
+
+
+async def test_nothing_is_said_of_a_loop_that_moves(caplog: pytest.LogCaptureFixture) -> None:
+    blocked = Blocked()
+    for _ in range(30):
+        await turn(blocked.blocking_handler(2))
+        await asyncio.sleep(0)
+    assert caplog.text == ""
+    assert blocked.leaves == []
+
+
+async def test_a_loop_that_moves_again_is_said_to_and_the_next_blockage_is_another_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    blocked = Blocked()
+    for _ in range(2):
+        await turn(blocked.blocking_handler(3))
+        await asyncio.sleep(0)
+        blocked.look()
+        await asyncio.sleep(0)
+    reports = [record.getMessage().splitlines()[0].split(" entity")[0] for record in caplog.records]
+    assert reports == ["loop.blocked seconds=1.6", "loop.unblocked seconds=1.6"] * 2
+
+
+async def test_at_the_limit_the_attempt_is_recorded_and_the_process_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    blocked = Blocked()
+    await turn(blocked.blocking_handler(14))
+    assert blocked.statements == [(RECORD_ATTEMPT, {"shard_id": 7, "seq": 42, "request_id": 4711})]
+    assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
+    assert "loop.blocked_too_long seconds=10.4 entity=Account/acct-1 request=4711" in caplog.text
+    assert "attempt.recorded request=4711 attempts=1" in caplog.text
+
+
+async def test_it_ends_also_when_the_attempt_cannot_be_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    async def lost(_statement: bytes, _parameters: Parameters) -> Rows:
+        raise LeaseLost("Postgres closed the connection")
+
+    blocked = Blocked(lost)
+    await turn(blocked.blocking_handler(14))
+    assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
+    assert "attempt.not_recorded request=4711: Postgres closed the connection" in caplog.text
+
+
+async def test_or_when_postgres_does_not_answer(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wedged(_statement: bytes, _parameters: Parameters) -> Rows:
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(loop_watch, "RECORD_DEADLINE", 0.05)
+    blocked = Blocked(wedged)
+    await turn(blocked.blocking_handler(14))
+    assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
+    assert "attempt.not_recorded request=4711: Postgres did not answer" in caplog.text
+
+
+async def test_a_volatile_request_has_no_row_to_record_it_in() -> None:
+    blocked = Blocked()
+    await turn(blocked.blocking_handler(14), persisted=False)
+    assert blocked.statements == []
+    assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
+
+
+async def test_a_frozen_process_does_not_end_itself_when_it_wakes() -> None:
+    blocked = Blocked()
+
+    async def handler() -> None:
+        blocked.look(3)
+        blocked.look(1, elapsed=60.0)
+
+    await turn(handler())
+    assert blocked.leaves == []
+
+
+def test_a_loop_that_was_closed_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def opened() -> Blocked:
+        return Blocked()
+
+    blocked = asyncio.run(opened())
+    blocked.look(20)
+    assert caplog.text == ""
+    assert blocked.leaves == []
