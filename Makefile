@@ -16,11 +16,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := entityq cli tests $(wildcard docs examples benchmarks)
 
-.PHONY: install demo test lint format types imports pytest soak sabotage bench bench-faults constraints clean help
+.PHONY: install demo test lint format types imports pytest soak sabotage chaos bench bench-faults constraints clean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
-	@echo "Also: install, lint, format, types, imports, pytest, soak, sabotage, bench, bench-faults, constraints, clean"
+	@echo "Also: install, lint, format, types, imports, pytest, soak, sabotage, chaos, bench, bench-faults, constraints, clean"
 
 install: $(INSTALLED)
 
@@ -66,6 +66,10 @@ soak: install
 # Each safeguard switched off in a copy of the sources, and noticed by a test: about 5 minutes.
 sabotage: install
 	$(BIN)/python -m tests.sabotage $(ARGS)
+
+# Producers and runners as processes, under random faults, for ten minutes. ARGS: --seconds, --seed, ...
+chaos: install
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: install
 	$(BIN)/python -m benchmarks

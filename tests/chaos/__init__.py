@@ -1,0 +1,1 @@
+"""Producers and runners as real processes under random faults; their history is checked afterwards."""
