@@ -28,6 +28,15 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """A part of a shard's unanswered requests: those with `after < seq <= position`."""
+
+    shard_id: int
+    after: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class SweptRow:
     """As little of an unanswered request as a sweep needs; `entity_hash` is signed."""
 
@@ -47,12 +56,21 @@ class Backlog:
         rows = await self._fetch("read_position", {})
         return int(rows[0][0])
 
-    async def read_pending(self, shard_id: int, after: int, position: int, page: int) -> list[Row]:
-        """One page of a shard's unanswered requests with `after < seq <= position`, in order."""
+    async def read_pending(self, unread: Sequence[Unread], page: int) -> dict[int, list[Row]]:
+        """Per shard id, up to `page` of its unanswered requests, in order; one without any is left out."""
         rows = await self._fetch(
-            "read_pending", {"shard_id": shard_id, "after": after, "position": position, "page": page}
+            "read_pending",
+            {
+                "shard_ids": [part.shard_id for part in unread],
+                "afters": [part.after for part in unread],
+                "positions": [part.position for part in unread],
+                "page": page,
+            },
         )
-        return [_row(row) for row in rows]
+        found: dict[int, list[Row]] = {}
+        for shard_id, *row in rows:
+            found.setdefault(shard_id, []).append(_row(tuple(row)))
+        return found
 
     async def read_pending_of_entity(self, shard_id: int, address: Address, page: int) -> list[Row]:
         """An entity's oldest unanswered requests, at most `page`."""

@@ -51,13 +51,18 @@ SELECT request_id, reply FROM outbox WHERE request_id = ANY (%(request_ids)b::bi
 SELECT last_value FROM outbox_seq
 
 -- name: read_pending
--- One page of a shard's unanswered requests, in outbox order.
-SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts
-FROM pending p
+-- One page of the unanswered requests of each of these shards, each in outbox order.
+SELECT s.shard_id, p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts
+FROM unnest(%(shard_ids)b::integer[], %(afters)b::bigint[], %(positions)b::bigint[])
+     WITH ORDINALITY AS s (shard_id, after, position, place)
+CROSS JOIN LATERAL (
+    SELECT seq, request_id, attempts FROM pending
+    WHERE pending.shard_id = s.shard_id AND pending.seq > s.after AND pending.seq <= s.position
+    ORDER BY pending.seq
+    LIMIT %(page)b
+) p
 JOIN outbox o ON o.request_id = p.request_id
-WHERE p.shard_id = %(shard_id)b AND p.seq > %(after)b AND p.seq <= %(position)b
-ORDER BY p.seq
-LIMIT %(page)b
+ORDER BY s.place, p.seq
 
 -- name: read_pending_of_entity
 -- The same for one entity, always from its oldest one: one statement is one snapshot, in which whoever

@@ -2,25 +2,41 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 
 from psycopg import Error as PostgresError
 
-from entityq.postgres.backlog import Backlog, Row
+from entityq.batching import Batcher
+from entityq.postgres.backlog import Backlog, Row, Unread
 from entityq.runner.intake import Arrival, Verdict
 from entityq.runner.owned_shard import OwnedShard
 
 log = logging.getLogger(__name__)
 
+# Rows of one shard, and of all shards, in one read.
 PAGE = 1_000
+ROWS = 2_000
+SHARDS_AT_ONCE = 1_000
 PAUSE_AFTER_FAILURE = 0.2
 
 
+@dataclass(slots=True, eq=False)
+class Pass:
+    """How far one pass has read."""
+
+    owned: OwnedShard
+    after: int = 0
+    position: int = 0  # not known yet: that of the outbox is at least 1
+    ended: bool = False
+
+
 class CatchingUp:
-    """Drives the passes of the shards' intakes.
+    """Drives the passes of the shards' intakes. Shards that catch up at the same time share their reads.
 
     Args:
+        current: whether the lease still lasts.
         room: returns when more requests may be left in the outbox.
         reserve: waits until the mailboxes have room, and keeps it for at most so many rows that are read now.
         deliver_row, deliver_arrival: what to do with a request that the intake lets through.
@@ -31,6 +47,7 @@ class CatchingUp:
         self,
         backlog: Backlog,
         *,
+        current: Callable[[OwnedShard], bool],
         room: Callable[[], Awaitable[None]],
         reserve: Callable[[int], AbstractAsyncContextManager[int]],
         deliver_row: Callable[[OwnedShard, Row], bool],
@@ -39,14 +56,20 @@ class CatchingUp:
         page: int = PAGE,
     ) -> None:
         self._backlog = backlog
+        self._current = current
         self._room = room
         self._reserve = reserve
         self._deliver_row = deliver_row
         self._deliver_arrival = deliver_arrival
         self._give_up = give_up
         self._page = page
+        self._reads = Batcher[Pass, None](self._read, max_items=SHARDS_AT_ONCE, max_size=SHARDS_AT_ONCE)
 
-    async def run(self, owned: OwnedShard) -> None:
+    async def run(self) -> None:
+        """The reads, for as long as shards catch up."""
+        await self._reads.run()
+
+    async def keep(self, owned: OwnedShard) -> None:
         """Keep one shard caught up for as long as its lease lasts."""
         while True:
             await owned.behind.wait()
@@ -66,21 +89,44 @@ class CatchingUp:
     async def _pass(self, owned: OwnedShard) -> None:
         given_up = owned.intake.begin_pass()
         self._give_up(owned, [arrival.entry_id for arrival in given_up])
-        # Before the first page: whoever drew a later seq had committed, or still has to commit, all its
-        # earlier ones, so that no page shows a sender's later request without the earlier one.
-        position = await self._backlog.position()
-        after = 0
-        while True:
-            await self._room()
-            async with self._reserve(self._page) as page:
-                rows = await self._backlog.read_pending(owned.shard_id, after, position, page)
-            for row in rows:
-                if owned.intake.take_row(row.request_id) is Verdict.DELIVER:
-                    self._deliver_row(owned, row)
-            if len(rows) < page:
-                break
-            after = rows[-1].seq
+        reading = Pass(owned)
+        while not reading.ended:
+            await self._reads.submit(reading, 1)
         self._replay(owned)
+
+    async def _read(self, passes: Sequence[Pass]) -> list[None]:
+        """One page of each; as many shards at once as there is room for at least a row of each."""
+        left = passes
+        while left:
+            await self._room()
+            async with self._reserve(min(self._page * len(left), ROWS)) as places:
+                now, left = left[:places], left[places:]
+                await self._read_page(now, min(self._page, places // len(now)))
+        return [None] * len(passes)
+
+    async def _read_page(self, passes: Sequence[Pass], page: int) -> None:
+        starting = [reading for reading in passes if not reading.position]
+        if starting:
+            # Before the first page: whoever drew a later seq had committed, or still has to commit, all its
+            # earlier ones, so that no page shows a sender's later request without the earlier one.
+            position = await self._backlog.position()
+            for reading in starting:
+                reading.position = position
+        unread = [Unread(each.owned.shard_id, each.after, each.position) for each in passes]
+        found = await self._backlog.read_pending(unread, page)
+        for reading in passes:
+            # Without a wait in between: nothing is delivered for a shard that was given up meanwhile.
+            if self._current(reading.owned):
+                self._take(reading, found.get(reading.owned.shard_id, []), page)
+
+    def _take(self, reading: Pass, rows: Sequence[Row], page: int) -> None:
+        for row in rows:
+            if reading.owned.intake.take_row(row.request_id) is Verdict.DELIVER:
+                self._deliver_row(reading.owned, row)
+        if len(rows) < page:
+            reading.ended = True
+        else:
+            reading.after = rows[-1].seq
 
     def _replay(self, owned: OwnedShard) -> None:
         dropped: list[bytes] = []

@@ -100,6 +100,7 @@ class Life:
             max_payload=settings.max_payload,
         )
         self._reader = self._new_reader()
+        self._catching_up = self._new_catching_up()
         self._owner = self._new_owner()
         self._keeper = LeaseKeeper(
             session,
@@ -153,16 +154,19 @@ class Life:
             block=settings.lease_time * 0.4,
         )
 
-    def _new_owner(self) -> Shards:
-        resources = self._resources
-        catching_up = CatchingUp(
-            resources.backlog,
+    def _new_catching_up(self) -> CatchingUp:
+        return CatchingUp(
+            self._resources.backlog,
+            current=self.shards.owns,
             room=self.deferrals.below_limit,
             reserve=self.prefetch.reserved,
             deliver_row=self._dispatcher.row,
             deliver_arrival=self._dispatcher.arrival,
             give_up=self._answers.acknowledge,
         )
+
+    def _new_owner(self) -> Shards:
+        resources = self._resources
         return Shards(
             self.shards,
             self._tasks,
@@ -171,7 +175,7 @@ class Life:
             keys=resources.keys,
             new_publisher=self._publishers.new,
             groups=self._stream_groups,
-            catching_up=catching_up,
+            catching_up=self._catching_up,
             residents=self.residents,
             deferrals=self.deferrals,
             deliver=self._dispatcher.entry,
@@ -224,7 +228,8 @@ class Life:
                 start(feeder.run(), "feeder")
                 start(sweeper.run(), "sweeper")
                 start(listener.run(), "listener")
-                start(self._owner.run(), "shards")
+                start(self._owner.run(), "joins")
+                start(self._catching_up.run(), "catching up")
                 start(self._passivation.run(), "passivation")
                 start(self._keeper.run(), "lease keeper")
                 start(PingAnswers(resources.control, me).run(), "ping answers")

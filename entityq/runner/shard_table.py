@@ -27,6 +27,10 @@ class ShardTable:
     def get(self, shard_id: int) -> OwnedShard | None:
         return self._by_id.get(shard_id)
 
+    def owns(self, owned: OwnedShard) -> bool:
+        """Whether this very lease lasts, and is not being given up."""
+        return self._by_id.get(owned.shard_id) is owned
+
     def under(self, tenure: Tenure) -> OwnedShard | None:
         """The shard, if it is owned under the very same lease: a turn can outlive its own."""
         owned = self._by_id.get(tenure.shard_id)
@@ -46,7 +50,7 @@ class ShardTable:
 
     def make_readable(self, owned: OwnedShard) -> None:
         """Unless it was given up meanwhile."""
-        if self._by_id.get(owned.shard_id) is owned:
+        if self.owns(owned):
             self._by_stream[owned.stream] = owned
 
     def remove(self, shard_id: int) -> OwnedShard | None:

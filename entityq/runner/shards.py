@@ -146,7 +146,7 @@ class Shards:
             else:
                 self._deliver(owned, entry)
         log.debug("shard.serving shard=%s epoch=%s", owned.shard, owned.tenure.epoch)
-        await self._catching_up.run(owned)
+        await self._catching_up.keep(owned)
 
     async def _join_stream(self, owned: OwnedShard) -> list[StreamEntry]:
         try:

@@ -1,12 +1,13 @@
 """The cap on resident entities, and reading in batches: RES of the checklist (see README.md here)."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from entityq import MailboxFull, message
 from entityq.address import Address
-from entityq.postgres.backlog import Backlog, Row
+from entityq.postgres.backlog import Backlog, Row, Unread
 from entityq.runner.catching_up import CatchingUp
 from tests.support.live import LiveCluster, Member, soon
 from tests.support.places import neighbours, shard_of
@@ -99,8 +100,8 @@ async def test_res_04_a_backlog_of_many_pages_is_read_at_once(
     pages: list[int] = []
     read = Backlog.read_pending
 
-    async def counted(self: Backlog, shard_id: int, after: int, position: int, page: int) -> list[Row]:
-        rows = await read(self, shard_id, after, position, page)
+    async def counted(self: Backlog, unread: Sequence[Unread], page: int) -> dict[int, list[Row]]:
+        rows = await read(self, unread, page)
         if rows:
             pages.append(page)
         return rows

@@ -9,7 +9,7 @@ import pytest
 
 from entityq.address import Address
 from entityq.envelope import Envelope
-from entityq.postgres.backlog import Backlog
+from entityq.postgres.backlog import Backlog, Unread
 from entityq.postgres.connect import Connection, connect, open_pool
 from entityq.postgres.facts import register_types
 from entityq.postgres.migrate import migrate
@@ -49,8 +49,9 @@ class Outbox:
         return await insert_requests(self.connection, self.namespace, requests)
 
     async def unanswered(self, *, after: int = 0, page: int = 100) -> list[int]:
-        rows = await self.backlog.read_pending(SHARD, after, await self.backlog.position(), page)
-        return [row.request_id for row in rows]
+        unread = Unread(SHARD, after, await self.backlog.position())
+        rows = await self.backlog.read_pending([unread], page)
+        return [row.request_id for row in rows.get(SHARD, [])]
 
     async def answer(self, request: NewRequest, place: Stored, value: bytes = b"\x01") -> object:
         envelope = Envelope(request.request_id, request.address, "note", b"p", True, 1)
@@ -80,9 +81,10 @@ async def test_sto_01_a_saved_request_is_in_the_next_read_of_its_shard(outbox: O
     request = outbox.request()
     stored = await outbox.save(request)
     assert stored[request.request_id].shard_id == SHARD
-    (row,) = await outbox.backlog.read_pending(SHARD, 0, await outbox.backlog.position(), 100)
-    assert (row.request_id, row.envelope) == (request.request_id, request.envelope)
-    assert await outbox.backlog.read_pending(SHARD + 1, 0, await outbox.backlog.position(), 100) == []
+    position = await outbox.backlog.position()
+    unread = [Unread(SHARD + 1, 0, position), Unread(SHARD, 0, position)]
+    ((shard_id, (row,)),) = (await outbox.backlog.read_pending(unread, 100)).items()
+    assert (shard_id, row.request_id, row.envelope) == (SHARD, request.request_id, request.envelope)
 
 
 async def test_sto_02_a_second_save_of_a_key_finds_the_first(outbox: Outbox) -> None:

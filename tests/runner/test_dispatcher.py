@@ -1,11 +1,12 @@
 """What arrives while a shard catches up, and what this code cannot read."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from entityq.postgres.backlog import Backlog, Row
+from entityq.postgres.backlog import Backlog, Row, Unread
 from tests.support.live import LiveCluster
 from tests.support.places import neighbour, shard_of
 from tests.support.probe import Probe
@@ -25,9 +26,9 @@ async def test_entries_that_arrive_during_a_pass_do_not_make_another_one(
     reading, go_on = asyncio.Event(), asyncio.Event()
     read = Backlog.read_pending
 
-    async def counted(self: Backlog, shard_id: int, after: int, position: int, page: int) -> list[Row]:
-        rows = await read(self, shard_id, after, position, page)
-        reads.append(shard_id)
+    async def counted(self: Backlog, unread: Sequence[Unread], page: int) -> dict[int, list[Row]]:
+        rows = await read(self, unread, page)
+        reads.extend(part.shard_id for part in unread)
         reading.set()
         await go_on.wait()
         return rows
