@@ -37,6 +37,12 @@ COMMAND_VARIABLES = (
     "DELAY",
     "JSON",
     "PRINT",
+    "GROUP",
+    "NEW_SHARDS",
+    "TYPE",
+    "RESHARD_WAIT",
+    "BATCH",
+    "STATUS",
 )
 
 _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_.-]{0,62}"

@@ -14,6 +14,7 @@ from entityq.config import Servers, Settings, masked_url
 from entityq.postgres.connect import Connection, connect
 from entityq.postgres.membership import live_runners
 from entityq.postgres.migrate import require_schema
+from entityq.postgres.overview import read_reshard
 from entityq.redis.connect import open_client
 from entityq.redis.safety import check_server
 from entityq.servers import open_servers
@@ -70,6 +71,7 @@ class _Checks:
             connection = await self._connect(stack)
             if connection is not None and await self._check("schema", lambda: self._schema(connection)):
                 await self._check("runners", lambda: self._runners(connection))
+                await self._check("shards", lambda: self._shards(connection))
             await self._check("redis", self._redis)
         return self._checks
 
@@ -96,6 +98,16 @@ class _Checks:
         if not serving:
             raise CommandError(f"no live runner in the namespace {namespace}", ExitCode.UNAVAILABLE)
         return f"{len(serving)} in the namespace {namespace}"
+
+    async def _shards(self, connection: Connection) -> str:
+        namespace = await find_namespace(connection, self._settings)
+        unfinished = await read_reshard(connection, namespace)
+        if unfinished is not None:
+            raise CommandError(
+                f"a reshard is not finished: {unfinished.change}. If nobody runs it: {unfinished.change.command}",
+                ExitCode.UNAVAILABLE,
+            )
+        return "all groups are open"
 
     async def _redis(self) -> str:
         address = masked_url(self._servers.redis_url)

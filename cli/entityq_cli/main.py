@@ -14,6 +14,7 @@ _COMMANDS = (
     LazyCommand("result", "entityq_cli.result", "Show the reply of a request."),
     LazyCommand("status", "entityq_cli.status", "Show runners, shards and pending requests."),
     LazyCommand("migrate", "entityq_cli.migrate", "Bring the database's schema up to date."),
+    LazyCommand("reshard", "entityq_cli.reshard", "Change the number of shards, or a type's group."),
     LazyCommand("health", "entityq_cli.health", "Check the servers, and that a runner is alive."),
     LazyCommand("dev", "entityq_cli.dev", "Embedded servers and a worker that reloads changed code."),
     LazyCommand("runner", "entityq_cli.runner", "", hidden=True),

@@ -43,9 +43,19 @@ def _text(overview: Overview) -> str:
         [_runner_row(runner) for runner in overview.runners],
     )
     groups = table(
-        ("GROUP", "SHARDS", "HELD", "PENDING", "OLDEST"), [_group_row(group) for group in overview.groups]
+        ("GROUP", "STATE", "SHARDS", "HELD", "PENDING", "OLDEST"),
+        [_group_row(group) for group in overview.groups],
     )
-    return f"namespace {overview.namespace}\n\n{runners}\n\n{groups}"
+    return f"namespace {overview.namespace}\n\n{runners}\n\n{groups}{_reshard(overview)}"
+
+
+def _reshard(overview: Overview) -> str:
+    if overview.reshard is None:
+        return ""
+    change = overview.reshard.change
+    return (
+        f"\n\nA reshard is not finished: {change}. If nobody runs it, this goes on with it: {change.command}"
+    )
 
 
 def _runner_row(runner: RunnerOverview) -> tuple[str, ...]:
@@ -61,7 +71,8 @@ def _runner_row(runner: RunnerOverview) -> tuple[str, ...]:
 
 def _group_row(group: GroupOverview) -> tuple[str, ...]:
     oldest = "-" if group.oldest is None else f"{group.oldest:.1f} s"
-    return (group.name, str(group.shards), str(group.held), str(group.pending), oldest)
+    state = "open" if group.open else "closed"
+    return (group.name, state, str(group.shards), str(group.held), str(group.pending), oldest)
 
 
 def _document(overview: Overview) -> dict[str, object]:
@@ -82,6 +93,7 @@ def _document(overview: Overview) -> dict[str, object]:
         "groups": [
             {
                 "name": group.name,
+                "state": "open" if group.open else "closed",
                 "shards": group.shards,
                 "held": group.held,
                 "pending": group.pending,
@@ -89,6 +101,7 @@ def _document(overview: Overview) -> dict[str, object]:
             }
             for group in overview.groups
         ],
+        "reshard": None if overview.reshard is None else {"command": overview.reshard.change.command},
     }
 
 

@@ -6,6 +6,7 @@ import random
 from entityq.batching import Batcher, BatcherClosed
 from entityq.client.deadline import expire, until
 from entityq.client.send import Acceptance, Held, Send
+from entityq.client.settlement import GroupClosed
 from entityq.errors import Accepted, MailboxFull, PersistenceError, SendTimeout
 from entityq.retry import RetryPolicy, next_delay
 
@@ -34,7 +35,7 @@ class Acceptor:
             try:
                 outcome = await future
                 break
-            except MailboxFull:
+            except (MailboxFull, GroupClosed):
                 attempt += 1
                 pause = next_delay(self._policy, attempt, self._loop.time() - began, random.random)
                 if pause is None or self._loop.time() + pause > send.deadline:

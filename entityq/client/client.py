@@ -13,7 +13,7 @@ from entityq.client.blocking import BlockingClient, HomeLoop, Work
 from entityq.client.machinery import Machinery
 from entityq.client.replying import Replying
 from entityq.client.send import Acceptance, Send
-from entityq.client.settlement import unknown_type
+from entityq.client.settlement import group_closed, unknown_type
 from entityq.client.waiter import Waiting
 from entityq.config import Servers, Settings
 from entityq.definition import EntityDefinition
@@ -61,7 +61,7 @@ class Client:
 
     @property
     def facts(self) -> Facts:
-        return self._machinery.facts
+        return self._machinery.facts.now
 
     def new_request(self, call: Call) -> NewRequest:
         """A call as a row of the outbox, for a transaction that is not the client's.
@@ -105,13 +105,15 @@ class Client:
 
     async def status(self, address: Address) -> EntityStatus:
         """Raises PersistenceError when Postgres does not answer."""
-        namespace = self._machinery.facts.namespace
+        namespace = self._settings.namespace
         try:
             stored = await self._machinery.reads.run(
                 lambda connection: read_status(connection, namespace, address)
             )
         except (ConnectionLost, Error) as error:
             raise PersistenceError(f"The status of {address} cannot be read: {error}") from error
+        if stored.closed is not None:
+            raise group_closed(stored.closed)
         if stored.processing:
             return EntityStatus("processing", stored.updated_at)
         if stored.outcome is None:

@@ -12,12 +12,13 @@ from entityq.client.backpressure import Backpressure
 from entityq.client.held import HeldSends
 from entityq.client.publishing import Publishing
 from entityq.client.send import Acceptance, Outcome, Send
-from entityq.client.settlement import Again, index, judge, unknown_type
+from entityq.client.settlement import Again, group_closed, index, judge, unknown_type
 from entityq.errors import Accepted, MailboxFull, MalformedMessage, PersistenceError
 from entityq.postgres.connect import Connection
 from entityq.postgres.outbox import (
     NewRequest,
     Stored,
+    closed_groups,
     insert_requests,
     read_conflicts,
     set_lock_timeout,
@@ -192,6 +193,9 @@ class Inserter:
             sends = await self._explain(session, missing, outcomes)
             if not sends:
                 return
+            sends = await self._refuse_closed(session, sends, outcomes)
+            if not sends:
+                return
         for send in sends:
             request = send.request
             outcomes[send] = unknown_type(request.address.type, self._namespace, request.request_id)
@@ -229,6 +233,22 @@ class Inserter:
                 send.request, send.lost = self._renew(send), False
             again.append(send)
         return again
+
+    async def _refuse_closed(
+        self, session: Session, sends: Sequence[Send], outcomes: Outcomes
+    ) -> Sequence[Send]:
+        """Returns those whose group takes requests."""
+        requests = [send.request for send in sends]
+        closed = await session.run(lambda connection: closed_groups(connection, self._namespace, requests))
+        for send in sends:
+            group = closed.get(send.request.address.type)
+            if group is not None:
+                # A lost try may still be running: who closed the group waits for its end, nobody else does.
+                accepted = Accepted.UNKNOWN if send.lost else Accepted.NO
+                if send.lost:
+                    self._publishing.burn(1)
+                outcomes[send] = group_closed(group, accepted=accepted, request_id=send.request.request_id)
+        return [send for send in sends if send not in outcomes]
 
     async def _insert_alone(self, session: Session, send: Send) -> Outcome:
         """For a held send. Raises ConnectionLost, PersistenceError, LockNotAvailable, another psycopg.Error."""

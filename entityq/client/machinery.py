@@ -25,7 +25,8 @@ from entityq.codec import Limits
 from entityq.config import Servers, Settings, masked_url
 from entityq.definition import EntityDefinition
 from entityq.postgres.connect import Connection, connect
-from entityq.postgres.facts import Facts, register_types
+from entityq.postgres.current_facts import CurrentFacts
+from entityq.postgres.facts import Facts, load_facts, register_types
 from entityq.postgres.migrate import require_schema
 from entityq.postgres.notifier import Notifier
 from entityq.postgres.outbox import read_replies
@@ -65,7 +66,6 @@ class Machinery:
         ids: Snowflakes,
         policy: RetryPolicy,
     ) -> None:
-        self.facts = facts
         self._settings = settings
         self._servers = servers
         self._policy = policy
@@ -80,6 +80,7 @@ class Machinery:
         self._unheard = False
         self.encoder = Encoder(facts.namespace, self._id, ids)
         self.reads = Session(self._connect)
+        self.facts = CurrentFacts(facts, self._load_facts)
         self._notifier = Notifier(self.reads, facts.namespace)
         self.waiter = Waiter(self._read_replies)
         self.reader = ReplyReader(
@@ -203,10 +204,11 @@ class Machinery:
             unpublished=self._notifier.add,
         )
         publishing = Publishing(publisher)
-        backpressure = Backpressure(session, self.facts.namespace, self._settings.max_pending)
+        namespace = self._settings.namespace
+        backpressure = Backpressure(session, namespace, self._settings.max_pending)
         inserter = Inserter(
             session,
-            self.facts.namespace,
+            namespace,
             connect=self._connect,
             tasks=self._tasks,
             backpressure=backpressure,
@@ -231,16 +233,24 @@ class Machinery:
             ("publishing", publishing.run()),
             ("volatile", self.volatile.run()),
             ("notifier", self._notifier.run()),
+            ("facts", self.facts.run()),
             ("waiter", self.waiter.run()),
         ):
             self._tasks.create_task(work, name=f"entityq client {self._id} {name}")
         return self._tasks.create_task(self._inserts.run(), name=f"entityq client {self._id} inserts")
 
-    def stream_of(self, shard_id: int) -> bytes:
+    def stream_of(self, shard_id: int) -> bytes | None:
+        """None for a shard that a reshard has made, until the facts are read again."""
         stream = self._stream_names.get(shard_id)
         if stream is None:
-            stream = self._stream_names[shard_id] = self._keys.stream(self.facts.shard(shard_id))
+            shard = self.facts.shard(shard_id)
+            if shard is None:
+                return None
+            stream = self._stream_names[shard_id] = self._keys.stream(shard)
         return stream
+
+    async def _load_facts(self) -> Facts:
+        return await self.reads.run(lambda connection: load_facts(connection, self._settings.namespace))
 
     async def _read_replies(self, request_ids: Sequence[int]) -> dict[int, bytes]:
         return await self.reads.run(lambda connection: read_replies(connection, request_ids))
@@ -251,7 +261,7 @@ class Machinery:
         try:
             async with asyncio.timeout(REDIS_DEADLINE):
                 await redis_safety.check_server(redis, address)
-                await redis_safety.claim_namespace(redis, address, self._keys, self.facts.cluster_id)
+                await redis_safety.claim_namespace(redis, address, self._keys, self.facts.now.cluster_id)
         except (RedisError, OSError, TimeoutError) as error:
             _log.warning("client.redis_down at %s: all takes longer until it is back: %r", address, error)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from entityq.client.send import Acceptance, Send
-from entityq.errors import EntityQError, PersistenceError, PrimaryKeyConflict
+from entityq.errors import Accepted, EntityQError, PersistenceError, PrimaryKeyConflict
 from entityq.postgres.outbox import Known, NewRequest, Stored
 
 
@@ -63,6 +63,22 @@ def _is_same(request: NewRequest, stored: Known) -> bool:
         and stored.message == request.message
         and stored.payload_hash == request.payload_hash
         and stored.key_digest == request.key_digest
+    )
+
+
+class GroupClosed(PersistenceError):
+    """A shard group takes no requests now: the send is tried again for a while."""
+
+
+def group_closed(
+    group: str, *, accepted: Accepted = Accepted.NO, request_id: int | None = None
+) -> GroupClosed:
+    return GroupClosed(
+        f"The shard group {group} is closed: `entityq reshard` is under way",
+        accepted=accepted,
+        request_id=request_id,
+        advice="Send it again when it is finished, with the same primary key if it has one; "
+        "`entityq reshard --status` tells how far it is.",
     )
 
 

@@ -7,15 +7,16 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from entityq.address import Shard, entity_hash, shard_number
+from entityq.address import Shard
 from entityq.batching import Batcher, BatcherClosed
 from entityq.call import Call
 from entityq.client.deadline import until
 from entityq.client.encoding import Encoder
 from entityq.client.reply_reader import ReplyReader
+from entityq.client.settlement import unknown_type
 from entityq.client.waiter import Waiter, Waiting
 from entityq.errors import Accepted, EntityNotAssigned, MailboxFull, SendTimeout
-from entityq.postgres.facts import Facts
+from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.outbox import NewRequest
 from entityq.redis.publisher import MAX_BYTES, MAX_ITEMS
 from entityq.redis.streams import Addition, Streams
@@ -33,7 +34,7 @@ class VolatileSender:
         reader: ReplyReader,
         *,
         stream_of: Callable[[Shard], bytes],
-        facts: Facts,
+        facts: CurrentFacts,
         policy: RetryPolicy,
     ) -> None:
         self._streams = streams
@@ -58,7 +59,13 @@ class VolatileSender:
             waiting = await self.send(call, patience, deadline)
             try:
                 return await self._reader.read(call, waiting, patience, deadline)
-            except (EntityNotAssigned, MailboxFull):
+            except SendTimeout:
+                # Nobody reads a shard that a reshard has taken away.
+                self._facts.outdated()
+                raise
+            except (EntityNotAssigned, MailboxFull) as error:
+                if isinstance(error, EntityNotAssigned):
+                    self._facts.outdated()
                 pause = next_delay(self._policy, attempt, clock() - began, random.random)
                 if pause is None or clock() + pause > deadline:
                     raise
@@ -80,7 +87,7 @@ class VolatileSender:
     async def _add(self, call: Call, request: NewRequest, deadline: float) -> None:
         # A repeat has the same request id: the owner takes a request that it has once only.
         clock = asyncio.get_running_loop().time
-        addition = Addition(self._stream_of(self._shard(call)), request.envelope)
+        addition = self._addition(call, request)
         began, attempt = clock(), 0
         while True:
             attempt += 1
@@ -92,9 +99,13 @@ class VolatileSender:
                     raise _not_taken(call, request.request_id, error) from error
             await asyncio.sleep(pause)
 
-    def _shard(self, call: Call) -> Shard:
-        group = self._facts.groups[call.entity.shard_group]
-        return Shard(group.name, shard_number(entity_hash(call.address.id), group.shards))
+    def _addition(self, call: Call, request: NewRequest) -> Addition:
+        # The cluster's shard, not that of the code's shard_group: the type may have been moved.
+        facts = self._facts.now
+        shard_id = facts.shard_id(call.address)
+        if shard_id is None:
+            raise unknown_type(call.address.type, facts.namespace, request.request_id)
+        return Addition(self._stream_of(facts.shard(shard_id)), request.envelope)
 
     async def _flush(self, additions: Sequence[Addition]) -> Sequence[None]:
         await self._streams.add(additions)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from psycopg.errors import UndefinedTable
 
-from entityq.address import Shard
+from entityq.address import Address, Shard, entity_hash, shard_number
 from entityq.errors import UnsafeConfiguration
 from entityq.postgres.connect import Connection
 from entityq.postgres.queries import load
@@ -25,12 +25,16 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A shard group: its shards have the ids first_shard, first_shard + 1, ... in the outbox."""
+    """A shard group: its shards have the ids first_shard, first_shard + 1, ... in the outbox.
+
+    Not `open`: `entityq reshard` is under way, and nobody may lease its shards or send to it.
+    """
 
     name: str
     group_id: int
     shards: int
     first_shard: int
+    open: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,13 @@ class Facts:
             if group.first_shard <= shard_id < group.first_shard + group.shards:
                 return Shard(group.name, shard_id - group.first_shard)
         raise KeyError(shard_id)
+
+    def shard_id(self, address: Address) -> int | None:
+        """Where an entity lives; None for a type that the cluster does not have."""
+        group = self.groups.get(self.types.get(address.type, ""))
+        if group is None:
+            return None
+        return group.first_shard + shard_number(entity_hash(address.id), group.shards)
 
 
 async def ensure_cluster(connection: Connection, namespace: str, shards: int) -> None:
@@ -112,7 +123,8 @@ def unregistered(facts: Facts, types: Mapping[str, str]) -> dict[str, str]:
             raise UnsafeConfiguration(
                 f"Entity type {type_} belongs to shard group {stored} in the cluster {facts.namespace}, "
                 f"and to {group} in this code.",
-                advice=f'Write shard_group="{stored}": moving a type would lose sight of its entities.',
+                advice=f'Write shard_group="{stored}", or move the type and its entities first: '
+                f"`entityq reshard --type {type_} --group {group}`.",
             )
     return {type_: group for type_, group in types.items() if type_ not in facts.types}
 

@@ -7,7 +7,7 @@ ON CONFLICT (namespace) DO NOTHING
 SELECT cluster_id, format_version, default_shards FROM cluster WHERE namespace = %(namespace)s
 
 -- name: read_groups
-SELECT name, group_id, shards, first_shard FROM shard_group WHERE namespace = %(namespace)s ORDER BY name
+SELECT name, group_id, shards, first_shard, open FROM shard_group WHERE namespace = %(namespace)s ORDER BY name
 
 -- name: read_types
 SELECT t.type, g.name
@@ -27,7 +27,9 @@ LOCK TABLE shard_group IN SHARE ROW EXCLUSIVE MODE
 -- name: insert_groups
 -- 2^64 is computed as numeric: no integer type of Postgres holds it.
 WITH taken AS (
-    SELECT coalesce(max(first_shard + shards), 0) AS first_free FROM shard_group
+    SELECT coalesce(max(first_shard + shards), 0) AS first_free
+    FROM (SELECT first_shard, shards FROM shard_group
+          UNION ALL SELECT first_shard, shards FROM reshard_group) AS given
 )
 INSERT INTO shard_group (namespace, name, shards, first_shard, wrap)
 SELECT c.namespace, g.name, c.default_shards,

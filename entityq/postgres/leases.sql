@@ -55,15 +55,18 @@ VALUES (%(incarnation)b, %(namespace)b, %(number)b, %(name)b, %(host)b, %(pid)b,
 -- that it shows can lack the last owner's increment: FOR NO KEY UPDATE and UPDATE both go on to the newest
 -- committed version of the row (READ COMMITTED), and the last owner committed its increment before it could
 -- unlock. A row that somebody else has locked is skipped, because this connection must not wait: its shard
--- comes back without an epoch, and the caller unlocks it.
+-- comes back without an epoch, and the caller unlocks it; so does a shard whose group is closed, and one that
+-- is gone: `entityq reshard` gives a group's new shards new ids.
 WITH locked AS MATERIALIZED (
     SELECT w.shard_id, pg_try_advisory_lock(w.class, w.number) AS mine
     FROM unnest(%(shard_ids)b::integer[], %(classes)b::integer[], %(numbers)b::integer[])
          AS w (shard_id, class, number)
 ), free AS MATERIALIZED (
     SELECT s.shard_id
-    FROM locked JOIN shard s ON s.shard_id = locked.shard_id
-    WHERE locked.mine
+    FROM locked
+    JOIN shard s ON s.shard_id = locked.shard_id
+    JOIN shard_group g ON g.group_id = s.group_id
+    WHERE locked.mine AND g.open
     FOR NO KEY UPDATE OF s SKIP LOCKED
 ), taken AS (
     UPDATE shard s

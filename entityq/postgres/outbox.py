@@ -13,6 +13,7 @@ from entityq.postgres.queries import load
 _SQL = load("outbox.sql")
 _INSERT_REQUESTS, _READ_CONFLICTS = _SQL["insert_requests"], _SQL["read_conflicts"]
 _READ_REPLIES, _ENTITY_STATUS = _SQL["read_replies"], _SQL["entity_status"]
+_CLOSED_GROUPS = _SQL["closed_groups"]
 _ESTIMATE_PENDING, _COUNT_PENDING = _SQL["estimate_pending"], _SQL["count_pending"]
 _NOTIFY, _SET_LOCK_TIMEOUT = _SQL["notify_unpublished"], _SQL["set_lock_timeout"]
 
@@ -60,17 +61,24 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class StoredStatus:
-    """`outcome` is that of the entity's last turn, None when nothing was committed."""
+    """`outcome` is that of the entity's last turn, None when nothing was committed.
+
+    `closed` is the entity's group while `entityq reshard` has closed it: the rest is then not known.
+    """
 
     outcome: int | None
     updated_at: datetime | None
     processing: bool
+    closed: str | None = None
 
 
 async def insert_requests(
     connection: Connection, namespace: str, requests: Sequence[NewRequest]
 ) -> dict[int, Stored]:
-    """One statement for all, numbered in their order. By request id; who is missing met a conflict."""
+    """One statement for all, numbered in their order. By request id.
+
+    Who is missing met a conflict, or its group is closed, or nobody has registered its type.
+    """
     cursor = await connection.execute(
         _INSERT_REQUESTS,
         {
@@ -98,6 +106,15 @@ async def read_conflicts(connection: Connection, requests: Sequence[NewRequest])
         },
     )
     return [_known(row) for row in await cursor.fetchall()]
+
+
+async def closed_groups(
+    connection: Connection, namespace: str, requests: Sequence[NewRequest]
+) -> dict[str, str]:
+    """Of the types of these requests, those whose shard group takes none now, with the group's name."""
+    types = sorted({request.address.type for request in requests})
+    cursor = await connection.execute(_CLOSED_GROUPS, {"namespace": namespace, "types": types})
+    return dict(await cursor.fetchall())
 
 
 async def read_replies(connection: Connection, request_ids: Sequence[int]) -> dict[int, bytes]:

@@ -2,7 +2,8 @@
 -- One statement for many concurrent sends. The shard is computed from the cluster's facts, never from
 -- the client's configuration. `seq` is drawn in the order of sending (the inner ORDER BY keeps the
 -- planner from moving nextval below the sort); rows are inserted sorted by key, so that two batches
--- that share keys cannot deadlock. Rows that are not returned met a conflict: see read_conflicts.
+-- that share keys cannot deadlock. Rows that are not returned met a conflict (see read_conflicts), or their
+-- group is closed (see closed_groups).
 WITH sent AS (
     SELECT r.*, g.first_shard + mod(mod(r.entity_hash, g.shards)
             + CASE WHEN r.entity_hash < 0 THEN g.wrap + g.shards ELSE 0 END, g.shards) AS shard_id
@@ -13,7 +14,7 @@ WITH sent AS (
         request_id, type, entity_id, entity_hash, message, key_digest, payload_hash, envelope, position
     )
     JOIN entity_type t ON t.namespace = %(namespace)b AND t.type = r.type
-    JOIN shard_group g ON g.group_id = t.group_id
+    JOIN shard_group g ON g.group_id = t.group_id AND g.open
     ORDER BY r.position
 ), numbered AS MATERIALIZED (
     SELECT nextval('outbox_seq') AS seq, sent.* FROM sent
@@ -41,6 +42,12 @@ UNION
 SELECT request_id, shard_id, seq, type, entity_id, message, key_digest, payload_hash, reply
 FROM outbox
 WHERE key_digest = ANY (%(key_digests)b::bytea[])
+
+-- name: closed_groups
+SELECT t.type, g.name
+FROM entity_type t
+JOIN shard_group g ON g.group_id = t.group_id
+WHERE t.namespace = %(namespace)b AND t.type = ANY (%(types)b::text[]) AND NOT g.open
 
 -- name: read_replies
 SELECT request_id, reply FROM outbox WHERE request_id = ANY (%(request_ids)b::bigint[])
@@ -101,14 +108,15 @@ SELECT count(*) FROM (
 ) counted
 
 -- name: entity_status
+-- While the group is closed, nobody can say in which shard the entity is.
 SELECT e.outcome, e.updated_at, EXISTS (
         SELECT 1 FROM pending p
         JOIN outbox o ON o.request_id = p.request_id
         WHERE p.shard_id = place.shard_id AND p.entity_hash = %(entity_hash)b
           AND o.type = %(type)b AND o.entity_id = %(entity_id)b
-    ) AS processing
+    ) AS processing, CASE WHEN NOT place.open THEN place.name END AS closed
 FROM (
-    SELECT g.first_shard + mod(mod(%(entity_hash)b::bigint, g.shards)
+    SELECT g.name, g.open, g.first_shard + mod(mod(%(entity_hash)b::bigint, g.shards)
             + CASE WHEN %(entity_hash)b::bigint < 0 THEN g.wrap + g.shards ELSE 0 END, g.shards) AS shard_id
     FROM entity_type t
     JOIN shard_group g ON g.group_id = t.group_id

@@ -15,6 +15,7 @@ from entityq.reply import Reply, decode_reply
 _SQL = load("overview.sql")
 _READ_JOINED, _READ_HELD, _READ_BACKLOG = _SQL["read_joined"], _SQL["read_held"], _SQL["read_backlog"]
 _READ_NAMESPACES, _FIND_REQUEST = _SQL["read_namespaces"], _SQL["find_request"]
+_READ_RESHARD = _SQL["read_reshard"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,46 @@ class RunnerOverview:
 
 @dataclass(frozen=True, slots=True)
 class GroupOverview:
-    """A shard group; `oldest` is the age of its oldest unanswered request in seconds, None without one."""
+    """A shard group; `oldest` is the age of its oldest unanswered request in seconds, None without one.
+
+    Not `open`: a reshard has closed it, and `pending` and `oldest` leave out what it has moved already.
+    """
 
     name: str
     shards: int
+    open: bool
     held: int
     pending: int
     oldest: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reshard is to do: give `group` so many `shards`, or move entity `type` to it."""
+
+    group: str
+    shards: int | None = None
+    type: str | None = None
+
+    def __str__(self) -> str:
+        if self.type is None:
+            return f"shard group {self.group} to {self.shards} shards"
+        return f"entity type {self.type} to shard group {self.group}"
+
+    @property
+    def command(self) -> str:
+        if self.type is None:
+            return f"entityq reshard --group {self.group} --shards {self.shards}"
+        return f"entityq reshard --type {self.type} --group {self.group}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reshard:
+    """One that is not finished, under way or interrupted. `phase`: "closing" or "moving"."""
+
+    change: Change
+    phase: str
+    started_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +84,7 @@ class Overview:
     namespace: str
     runners: tuple[RunnerOverview, ...]
     groups: tuple[GroupOverview, ...]
+    reshard: Reshard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +125,16 @@ async def read_overview(connection: Connection, schema: str, namespace: str) -> 
         ),
         groups=tuple(
             GroupOverview(
-                name, shards, sum(n for (group, _), n in held.items() if group == name), pending, oldest
+                name,
+                shards,
+                open=is_open,
+                held=sum(n for (group, _), n in held.items() if group == name),
+                pending=pending,
+                oldest=oldest,
             )
-            for name, shards, pending, oldest in backlog
+            for name, shards, is_open, pending, oldest in backlog
         ),
+        reshard=await read_reshard(connection, namespace),
     )
 
 
@@ -109,6 +150,15 @@ async def _held(
 async def read_namespaces(connection: Connection) -> list[str]:
     """Of all clusters in the schema."""
     return [row[0] for row in await (await connection.execute(_READ_NAMESPACES)).fetchall()]
+
+
+async def read_reshard(connection: Connection, namespace: str) -> Reshard | None:
+    """The namespace's change of shards that is not finished."""
+    row = await (await connection.execute(_READ_RESHARD, {"namespace": namespace})).fetchone()
+    if row is None:
+        return None
+    group, shards, type_, phase, started_at = row
+    return Reshard(Change(group, shards, type_), phase, started_at)
 
 
 async def find_request(connection: Connection, namespace: str, request_id: int) -> StoredRequest | None:

@@ -15,7 +15,7 @@ GROUP BY g.name, l.pid
 
 -- name: read_backlog
 -- The oldest request is looked for at the head of each shard only, so that a long backlog costs one count.
-SELECT g.name, g.shards, backlog.pending, extract(epoch FROM now() - backlog.oldest)::double precision
+SELECT g.name, g.shards, g.open, backlog.pending, extract(epoch FROM now() - backlog.oldest)::double precision
 FROM shard_group g
 CROSS JOIN LATERAL (
     SELECT (SELECT count(*) FROM pending p
@@ -38,8 +38,15 @@ ORDER BY g.name
 SELECT namespace FROM cluster ORDER BY namespace
 
 -- name: find_request
-SELECT o.request_id, o.type, o.entity_id, o.message, o.created_at, o.reply, o.replied_at, g.name, s.number
+-- While `entityq reshard` moves a group's rows, each is in the old or in the new range of its shard ids.
+SELECT o.request_id, o.type, o.entity_id, o.message, o.created_at, o.reply, o.replied_at,
+       g.name, o.shard_id - place.first_shard
 FROM outbox o
-JOIN shard s ON s.shard_id = o.shard_id
-JOIN shard_group g ON g.group_id = s.group_id
+JOIN (SELECT group_id, first_shard, shards FROM shard_group
+      UNION ALL SELECT group_id, first_shard, shards FROM reshard_group) AS place
+  ON o.shard_id >= place.first_shard AND o.shard_id < place.first_shard + place.shards
+JOIN shard_group g ON g.group_id = place.group_id
 WHERE o.request_id = %(request_id)s AND g.namespace = %(namespace)s
+
+-- name: read_reshard
+SELECT group_name, shards, type, phase, started_at FROM reshard WHERE namespace = %(namespace)s

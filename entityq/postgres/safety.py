@@ -47,7 +47,8 @@ async def check_rights(connection: Connection, schema: str) -> None:
         raise UnsafeConfiguration(
             f"The role of entityq lacks rights in schema {schema}: {', '.join(missing)}.",
             advice=f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} and "
-            f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} to it.",
+            f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} and "
+            f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} to it.",
         )
 
 

@@ -2,7 +2,7 @@
 SELECT current_setting('server_version_num')::integer, pg_is_in_recovery(), current_setting('synchronous_commit')
 
 -- name: missing_rights
--- Every table but the two that only `entityq migrate` writes, and every sequence.
+-- Every table but the two that only `entityq migrate` writes, every sequence, every function.
 WITH ours AS (
     SELECT oid, relname, relkind FROM pg_class
     WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
@@ -15,6 +15,11 @@ UNION ALL
 SELECT privilege || ' on ' || relname
 FROM ours, unnest(ARRAY['USAGE', 'SELECT']) AS privilege
 WHERE relkind = 'S' AND NOT has_sequence_privilege(oid, privilege)
+UNION ALL
+SELECT 'EXECUTE on ' || proname
+FROM pg_proc
+WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+  AND NOT has_function_privilege(oid, 'EXECUTE')
 ORDER BY 1
 
 -- name: describe_database

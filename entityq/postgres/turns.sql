@@ -10,6 +10,7 @@ JOIN entity e ON e.shard_id = a.shard_id AND e.type = a.type AND e.entity_id = a
 -- (IN and NOT IN on the CTEs, in these forms, are hashed; with hash joins off an ordinary join of two CTEs is
 -- a nested loop over both.)
 --   conflict  a request that it sends meets a known key with another payload: refused, nothing is written,
+--   closed    a request that it sends is for a group that `entityq reshard` has closed: nothing is written, yet,
 --   then      reply, state (a new one is a plain insert) and outgoing requests are written.
 -- All parts see one snapshot. Where a concurrent writer came between the snapshot and a write, a count in
 -- the last SELECT differs, and the division by zero there undoes the whole statement; the committer then
@@ -22,7 +23,7 @@ WITH turn AS (
     ) AS t (position, request_id, shard_id, seq, reply, outcome, epoch, type, entity_id, entity_hash,
             version, state, forget)
 ), sent AS (
-    SELECT r.*, g.first_shard + mod(mod(r.entity_hash, g.shards)
+    SELECT r.*, g.open, g.first_shard + mod(mod(r.entity_hash, g.shards)
             + CASE WHEN r.entity_hash < 0 THEN g.wrap + g.shards ELSE 0 END, g.shards) AS shard_id
     FROM unnest(
         %(sent_positions)b::integer[], %(sent_request_ids)b::bigint[], %(sent_types)b::text[],
@@ -44,6 +45,7 @@ WITH turn AS (
     USING turn
     WHERE p.shard_id = turn.shard_id AND p.seq = turn.seq
       AND turn.position NOT IN (SELECT position FROM known WHERE NOT same)
+      AND turn.position NOT IN (SELECT position FROM sent WHERE NOT open)
       AND (turn.version IS NULL OR turn.version = coalesce((
             SELECT e.version FROM entity e
             WHERE e.shard_id = turn.shard_id AND e.type = turn.type AND e.entity_id = turn.entity_id), 0))
@@ -115,3 +117,5 @@ UNION ALL
 SELECT 'sent', NULL, inserted.request_id, inserted.shard_id, inserted.seq FROM inserted
 UNION ALL
 SELECT 'conflict', known.position, known.first_request_id, NULL, NULL FROM known WHERE NOT known.same
+UNION ALL
+SELECT DISTINCT 'closed', sent.position, NULL::bigint, NULL::integer, NULL::bigint FROM sent WHERE NOT sent.open

@@ -37,12 +37,13 @@ class Publisher:
         streams: Streams,
         breaker: Breaker,
         *,
-        stream_of: Callable[[int], bytes],
+        stream_of: Callable[[int], bytes | None],
         sender: int,
         unpublished: Callable[[Iterable[int]], None],
         first: int = 1,
     ) -> None:
-        """`stream_of` takes a shard id; `unpublished` is told the shard ids of what no stream has.
+        """`stream_of` takes a shard id, and gives None for one that this process does not know (yet);
+        `unpublished` is told the shard ids of what no stream has.
 
         `first` is the first number: from 2 on, the sender's first entry is a gap, too.
         """
@@ -52,7 +53,7 @@ class Publisher:
         self._sender = sender
         self._unpublished = unpublished
         self._offset = first - 1
-        self._counts: dict[int, int] = {}
+        self._counts: dict[bytes, int] = {}
 
     def burn(self, count: int = 1) -> None:
         """So many rows of unknown shards may have been committed: every shard's next number has a gap."""
@@ -60,7 +61,7 @@ class Publisher:
 
     async def publish(self, rows: Sequence[PublishedRow]) -> None:
         """Never fails, and takes no longer than the streams' deadline for each thousand rows."""
-        additions = self._number(rows)
+        additions, unpublished = self._number(rows)
         start = 0
         while start < len(additions) and self._breaker.closed:
             end = _end_of_batch(additions, start)
@@ -68,21 +69,31 @@ class Publisher:
                 break
             start = end
         if start < len(additions):
-            self._unpublished({shard_id for _, shard_id, _ in rows})
+            unpublished = {shard_id for _, shard_id, _ in rows}
+        if unpublished:
+            self._unpublished(unpublished)
 
     def skip(self, rows: Sequence[PublishedRow]) -> None:
         """Number rows that are not going to be published."""
         self._number(rows)
         self._unpublished({shard_id for _, shard_id, _ in rows})
 
-    def _number(self, rows: Sequence[PublishedRow]) -> list[Addition]:
+    def _number(self, rows: Sequence[PublishedRow]) -> tuple[list[Addition], set[int]]:
+        """The entries, and the shards of rows that no known stream is for."""
+        # By stream, not by shard id: after a reshard a stream can still have what it had before.
         counts = self._counts
         additions: list[Addition] = []
+        unknown: set[int] = set()
         for request, shard_id, seq in rows:
-            counts[shard_id] = count = counts.get(shard_id, 0) + 1
+            stream = self._stream_of(shard_id)
+            if stream is None:
+                self.burn()
+                unknown.add(shard_id)
+                continue
+            counts[stream] = count = counts.get(stream, 0) + 1
             order = pack_order(self._sender, count + self._offset, seq)
-            additions.append(Addition(self._stream_of(shard_id), request.envelope, order))
-        return additions
+            additions.append(Addition(stream, request.envelope, order))
+        return additions, unknown
 
     async def _add(self, additions: Sequence[Addition]) -> bool:
         try:

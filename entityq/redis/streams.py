@@ -1,5 +1,6 @@
 """The sending half of the streams: requests are added, pipelined, under a deadline."""
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from entityq.redis.deadline import deadline
 
 # Seconds. Publishing is a shortcut: whoever waits longer for it had better read the outbox.
 PUBLISH_DEADLINE = 0.1
+DELETE_DEADLINE = 5.0
+DELETED_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,3 +62,11 @@ class Streams:
     def _command(self, entry: Addition) -> bytes:
         head = (b"XADD", entry.stream, b"MAXLEN", b"~", self._length, b"*", ENVELOPE, entry.envelope)
         return pack_command(head if entry.order is None else (*head, ORDER, entry.order))
+
+
+async def delete_streams(redis: Redis, streams: Sequence[bytes]) -> None:
+    """With their consumer groups. Raises RedisError, OSError or TimeoutError: some may still be there."""
+    client: Any = redis  # its methods are not annotated
+    for start in range(0, len(streams), DELETED_AT_ONCE):
+        async with asyncio.timeout(DELETE_DEADLINE):
+            await client.unlink(*streams[start : start + DELETED_AT_ONCE])

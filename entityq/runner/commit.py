@@ -58,9 +58,13 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class NotApplied:
-    """Nothing of the turn was written: it was answered or changed by others, or its lease is gone."""
+    """Nothing of the turn was written: it was answered or changed by others, or its lease is gone.
+
+    `passing`: what was in the way is still there for a while.
+    """
 
     reason: str
+    passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ COMMIT_TURNS = load("turns.sql")["commit_turns"]
 PASSING = (DivisionByZero, UniqueViolation)
 TRIES_ALONE = 3
 
+CLOSED = NotApplied("it sends to a shard group that is closed: `entityq reshard` is under way", passing=True)
+
 log = logging.getLogger(__name__)
 
 
@@ -116,15 +118,23 @@ def read_outcomes(batch: Sequence[Commit], rows: Sequence[tuple[Any, ...]]) -> l
     """What commit_turns returned, per turn of the batch."""
     applied: set[object] = set()
     conflicts: dict[object, int] = {}
+    closed: set[object] = set()
     stored: dict[object, tuple[int, int]] = {}
     for kind, position, request_id, shard_id, seq in rows:
         if kind == "applied":
             applied.add(position)
         elif kind == "conflict":
             conflicts[position] = request_id
+        elif kind == "closed":
+            closed.add(position)
         else:
             stored[request_id] = (shard_id, seq)
-    return [_outcome(commit, position, applied, conflicts, stored) for position, commit in enumerate(batch)]
+    return [
+        CLOSED
+        if position in closed and position not in conflicts
+        else _outcome(commit, position, applied, conflicts, stored)
+        for position, commit in enumerate(batch)
+    ]
 
 
 def _outcome(

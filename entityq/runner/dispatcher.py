@@ -8,11 +8,19 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from entityq.address import Address
 from entityq.codec import Limits
 from entityq.definition import EntityDefinition, MessageDefinition
 from entityq.entry import decode_entry
 from entityq.envelope import Envelope, UnknownFormat, decode_envelope
-from entityq.errors import EntityDefect, EntityQError, MailboxFull, MalformedMessage, RunnerNotRegistered
+from entityq.errors import (
+    EntityDefect,
+    EntityNotAssigned,
+    EntityQError,
+    MailboxFull,
+    MalformedMessage,
+    RunnerNotRegistered,
+)
 from entityq.postgres.backlog import Row
 from entityq.redis.consumer import StreamEntry
 from entityq.runner.activation import Activation
@@ -35,6 +43,7 @@ class Dispatcher:
 
     Args:
         make_room: passivates the longest idle activation, if there is one; whether there is room now.
+        shard_id_of: where an entity lives, None for a type that the cluster does not have.
     """
 
     def __init__(
@@ -47,6 +56,7 @@ class Dispatcher:
         activations: Activations,
         answers: Answers,
         make_room: Callable[[], bool],
+        shard_id_of: Callable[[Address], int | None],
         max_payload: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -57,6 +67,7 @@ class Dispatcher:
         self._activations = activations
         self._answers = answers
         self._make_room = make_room
+        self._shard_id_of = shard_id_of
         # An envelope is its payload and its headers; the payload's own limit is checked when it is decoded.
         self._limits = Limits(max_bytes=max_payload + 65_536)
         self._clock = clock
@@ -78,6 +89,9 @@ class Dispatcher:
             self._answers.acknowledge(owned, [raw.entry_id])
             owned.must_catch_up()
             return
+        if self._shard_id_of(envelope.address) not in (None, owned.shard_id):
+            self._misplaced(owned, Request(envelope, owned.shard_id, entry.seq, raw.entry_id))
+            return
         if not entry.persisted:
             self._volatile(owned, Request(envelope, owned.shard_id, 0, raw.entry_id))
             return
@@ -89,6 +103,16 @@ class Dispatcher:
             self._deliver(owned, Request(envelope, owned.shard_id, entry.seq, raw.entry_id))
         elif verdict is Verdict.DROP:
             self._answers.acknowledge(owned, [raw.entry_id])
+
+    def _misplaced(self, owned: OwnedShard, request: Request) -> None:
+        """Published by somebody with the facts of before a reshard: a turn here would not see the state."""
+        address = request.envelope.address
+        log.info("stream.entry_misplaced shard=%s entity=%s", owned.shard, address)
+        if not request.envelope.persisted:
+            text = f"{address} lives in another shard since the number of shards was changed: try again"
+            self._answers.refuse(request, EntityNotAssigned, text)
+        elif request.entry_id is not None:
+            self._answers.acknowledge(owned, [request.entry_id])
 
     def arrival(self, owned: OwnedShard, arrival: Arrival) -> None:
         """An entry that waited for the end of a pass."""

@@ -13,8 +13,9 @@ from redis.exceptions import RedisError
 from entityq.config import Servers, Settings, masked_url
 from entityq.definition import EntityDefinition
 from entityq.postgres.backlog import Backlog
-from entityq.postgres.connect import connect, connect_lease, open_pool
-from entityq.postgres.facts import Facts, register_types
+from entityq.postgres.connect import Pool, connect, connect_lease, open_pool
+from entityq.postgres.current_facts import CurrentFacts
+from entityq.postgres.facts import Facts, load_facts, register_types
 from entityq.postgres.health import RunnerHealth
 from entityq.postgres.migrate import require_schema
 from entityq.postgres.safety import check_rights, check_same_database, check_server, refuse_pooler
@@ -28,12 +29,15 @@ from entityq.redis.streams import Streams
 from entityq.runner.health_checks import health_checks
 from entityq.runner.resources import Resources
 from entityq.runner.runner import Runner
+from entityq.runner.tasks import end
 from entityq.runner.turn_sender import TurnClient
 from entityq.serializer import Serializer
 
 log = logging.getLogger(__name__)
 
 REDIS_DEADLINE = 1.0
+# Seconds within which a runner knows that a reshard has begun, or is finished.
+FACTS_INTERVAL = 1.0
 
 
 @asynccontextmanager
@@ -70,9 +74,11 @@ async def open_runner(
                 "runner.redis_down at %s: reading from the outbox until it is back: %r", address, error
             )
         control = ControlChannel(redis, open_connection(servers.redis_url), keys.control_channel())
+        current = CurrentFacts(facts, partial(_read_facts, pool, settings.namespace), every=FACTS_INTERVAL)
         resources = Resources(
             settings=settings,
             facts=facts,
+            current_facts=current,
             keys=keys,
             redis=redis,
             redis_url=servers.redis_url,
@@ -90,14 +96,22 @@ async def open_runner(
             health=RunnerHealth(pool),
             threads=threads,
         )
-        listening = asyncio.create_task(control.run(), name="entityq control channel")
+        beside = (
+            asyncio.create_task(control.run(), name="entityq control channel"),
+            asyncio.create_task(current.run(), name="entityq facts"),
+        )
         try:
-            yield Runner(name, groups or tuple(facts.groups), resources)
+            yield Runner(name, groups, resources)
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            for task in beside:
+                await end(task)
             # A handler that was abandoned may still run in its thread: nobody waits for it.
             threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def _read_facts(pool: Pool, namespace: str) -> Facts:
+    async with pool.connection() as connection:
+        return await load_facts(connection, namespace)
 
 
 async def check_postgres(

@@ -42,8 +42,9 @@ class TurnPublishers:
         """In outbox order."""
         await owned.publisher.publish([(row.request, row.shard_id, row.seq) for row in rows])
 
-    def _stream_of(self, shard_id: int) -> bytes:
-        return self._resources.keys.stream(self._resources.facts.shard(shard_id))
+    def _stream_of(self, shard_id: int) -> bytes | None:
+        shard = self._resources.current_facts.shard(shard_id)
+        return None if shard is None else self._resources.keys.stream(shard)
 
     def _unpublished(self, shard_ids: Iterable[int]) -> None:
         self._tasks.start(self._notify(list(shard_ids)), "notify unpublished")

@@ -35,9 +35,11 @@ class TurnDropped(Exception):
     `pause`: what was in the way is still there; trying at once would only run the handler again.
     """
 
-    def __init__(self, outcome: object) -> None:
-        super().__init__(str(outcome))
-        self.pause = isinstance(outcome, PostgresError)
+    def __init__(self, outcome: NotApplied | SendConflict | PostgresError) -> None:
+        super().__init__(outcome.reason if isinstance(outcome, NotApplied) else str(outcome))
+        self.pause = isinstance(outcome, PostgresError) or (
+            isinstance(outcome, NotApplied) and outcome.passing
+        )
 
 
 class Turns:

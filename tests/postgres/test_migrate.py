@@ -9,6 +9,7 @@ from entityq.postgres.connect import connect, fetch_value
 from entityq.postgres.facts import load_facts
 from entityq.postgres.migrate import (
     MIGRATIONS,
+    OLDEST_SCHEMA,
     Applied,
     Migration,
     applied_migrations,
@@ -151,10 +152,10 @@ def applied(number: int, oldest_code: int) -> Applied:
 
 
 def test_the_range_of_schemas() -> None:
-    refuse_range("entityq", [applied(1, 1), applied(2, 1)], newest_code=1)
+    refuse_range("entityq", [applied(1, 1), applied(OLDEST_SCHEMA, 1)], newest_code=1)
     with pytest.raises(UnsafeConfiguration, match="at migration 0"):
         refuse_range("entityq", [], newest_code=1)
     with pytest.raises(
         UnsafeConfiguration, match="needs code of migration 2 or later; this code is of migration 1"
     ):
-        refuse_range("entityq", [applied(1, 1), applied(2, 2), applied(3, 1)], newest_code=1)
+        refuse_range("entityq", [applied(1, 1), applied(2, 2), applied(OLDEST_SCHEMA, 1)], newest_code=1)
