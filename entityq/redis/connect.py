@@ -6,12 +6,20 @@ pool that is given to it), a pool that raises when all of its connections are in
 can be shorter than a blocking read.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, Connection, parse_url
+from redis.asyncio.connection import (
+    AbstractConnection,
+    BlockingConnectionPool,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from entityq.config import masked_url
 from entityq.errors import UnsafeConfiguration
@@ -19,6 +27,36 @@ from entityq.errors import UnsafeConfiguration
 # Seconds. Above the deadlines of the callers: these end what no caller is waiting for.
 CONNECT_DEADLINE = 2.0
 POOL_DEADLINE = 5.0
+
+
+class _ClosedTransport(AbstractConnection):
+    """uvloop raises RuntimeError, which redis-py passes on, where asyncio raises nothing: at a write after the
+    connection was reset, and before a read has met it."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            raise RedisConnectionError(f"the connection ended before the write: {error}") from error
+
+
+class _TcpConnection(_ClosedTransport, Connection):
+    pass
+
+
+class _TlsConnection(_ClosedTransport, SSLConnection):
+    pass
+
+
+class _UnixConnection(_ClosedTransport, UnixDomainSocketConnection):
+    pass
+
+
+_CLASSES: Mapping[type[AbstractConnection], type[AbstractConnection]] = {
+    Connection: _TcpConnection,
+    SSLConnection: _TlsConnection,
+    UnixDomainSocketConnection: _UnixConnection,
+}
 
 
 @asynccontextmanager
@@ -39,7 +77,7 @@ async def open_client(url: str, *, name: str = "entityq", size: int = 8) -> Asyn
 def open_connection(url: str, *, name: str = "entityq") -> AbstractConnection:
     """A single connection for blocking reads, not connected yet. Every read on it needs its own deadline."""
     parameters = _parameters(url, name)
-    connection_class: type[AbstractConnection] = parameters.pop("connection_class", Connection)
+    connection_class: type[AbstractConnection] = parameters.pop("connection_class")
     return connection_class(**parameters)
 
 
@@ -63,6 +101,7 @@ def _parameters(url: str, name: str) -> dict[str, Any]:
         "protocol": 2,
         "driver_info": None,
         "client_name": name,
+        "connection_class": _CLASSES[given.get("connection_class", Connection)],
     }
     if given.get("path"):
         ours.pop("socket_keepalive")

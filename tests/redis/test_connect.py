@@ -4,12 +4,15 @@ import traceback
 from typing import Any
 
 import pytest
+import uvloop
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from entityq.errors import UnsafeConfiguration
 from entityq.redis.connect import open_client, open_connection
+from tests.support.fault_proxy import fault_proxy
 from tests.support.servers import PrivateServers
+from tests.support.waiting import eventually_async
 
 CANARY = "s3cr3t-canary"
 
@@ -79,6 +82,29 @@ async def test_the_client_goes_on_after_the_server_was_killed(private_servers: P
         private_servers.valkey.start()
         await client.set("a", "2")
         assert await client.get("a") == b"2"
+
+
+def test_a_write_after_a_reset_is_an_error_of_redis_with_uvloop_too(redis_url: str) -> None:
+    """uvloop raises RuntimeError there, which nobody takes for a lost connection: a runner would end."""
+
+    async def write_after_a_reset() -> None:
+        async with fault_proxy(redis_url) as proxy:
+            connection: Any = open_connection(proxy.url)
+            await connection.connect()
+            proxy.cut()
+
+            async def write() -> bool:
+                try:
+                    await connection.send_command("PING")
+                except RedisError:
+                    return True
+                return False
+
+            await eventually_async(write, what="a failed write")
+            await connection.disconnect()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(write_after_a_reset())
 
 
 async def test_a_cancellation_is_never_lost(redis_url: str) -> None:
