@@ -134,7 +134,7 @@ def choice(*choices: str) -> Kind:
     def parse(value: object) -> str:
         if value not in choices:
             raise ValueError(f"must be {named}")
-        return cast("str", value)
+        return str(value)
 
     return Kind(named, parse)
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entityq.setting import Kind, count, duration, factor, flag, names, show_size, size, text, url
+from entityq.setting import Kind, choice, count, duration, factor, flag, names, show_size, size, text, url
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,13 @@ def test_what_is_no_duration(value: object) -> None:
 def test_a_duration_below_its_minimum() -> None:
     with pytest.raises(ValueError, match=r"must be at least 0\.5 s"):
         duration(0.5).parse("499ms")
+
+
+def test_one_of_several_words() -> None:
+    assert choice("ping", "k8s", "noop").parse("k8s") == "k8s"
+    for value in ("", "PING", None, 1):
+        with pytest.raises(ValueError, match="must be ping, k8s or noop"):
+            choice("ping", "k8s", "noop").parse(value)
 
 
 @pytest.mark.parametrize(

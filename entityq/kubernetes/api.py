@@ -20,6 +20,7 @@ MAX_BYTES = 32 * 1024 * 1024
 PAGE = 500
 
 _BLOCK = 65_536
+_ADVICE = ". Give the service account the right to list pods in its namespace"
 
 
 class KubernetesError(Exception):
@@ -104,9 +105,9 @@ class PodList:
         response = connection.getresponse()
         body = self._body(response, left, ends)
         if response.status != 200:
-            raise self._error(
-                f"{response.status} {response.reason}: {decode_message(body) or 'no reason given'}"
-            )
+            reason = decode_message(body) or "no reason given"
+            advice = _ADVICE if response.status in {401, 403} else ""
+            raise self._error(f"{response.status} {response.reason}: {reason}{advice}")
         return body
 
     def _body(self, response: HTTPResponse, left: int, ends: float) -> bytes:

@@ -106,7 +106,7 @@ class Cluster:
         return Sending(client, self.serializer, settings)
 
     async def start(self, name: str = "runner", *, app: EntityQ | None = None, **changes: Any) -> Running:
-        """Returns when it is a member; its shards come a moment later."""
+        """Returns when it is a member; its shards come a moment later. `changes`: of its settings."""
         opened: asyncio.Future[Runner] = asyncio.get_running_loop().create_future()
         settings = replace(self.settings, **changes)
         task = asyncio.create_task(self._run(name, app or self.app, settings, opened), name=f"test {name}")
@@ -128,10 +128,12 @@ class Cluster:
     async def _run(
         self, name: str, app: EntityQ, settings: Settings, opened: "asyncio.Future[Runner]"
     ) -> None:
-        client = await Client.open(settings, self.servers, app.definitions)
+        servers = settings.servers()
+        assert servers is not None
+        client = await Client.open(settings, servers, app.definitions)
         try:
             async with open_runner(
-                settings, self.servers, app.definitions, client, self.serializer, name=name
+                settings, servers, app.definitions, client, self.serializer, name=name
             ) as runner:
                 opened.set_result(runner)
                 await runner.run()
