@@ -89,8 +89,8 @@ class Client:
         if not call.message.persisted:
             return await self._ask_volatile(call, timeout)
         machinery, deadline = self._machinery, self._loop.time() + timeout
-        if not machinery.subscribed:
-            await machinery.listen()
+        # Nothing is awaited before the acceptor has it: what the caller sends next must not overtake it.
+        machinery.subscribe()
         request = machinery.encoder.request(call, timeout)
         waiting = machinery.waiter.expect(request.request_id)
         try:
@@ -137,8 +137,8 @@ class Client:
         return self._settings.ask_timeout if call.timeout is None else call.timeout
 
     async def _wait(self, call: Call, acceptance: Acceptance, patience: float) -> Any:
-        if acceptance.reply is None and not self._machinery.subscribed:
-            await self._machinery.listen()
+        if acceptance.reply is None:
+            self._machinery.subscribe()
         return await self._machinery.reader.wait(call, acceptance, patience)
 
     def _run_blocking(self, work: Work[Any], seconds: float) -> Any:

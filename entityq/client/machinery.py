@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Self
 
@@ -45,9 +45,8 @@ from entityq.snowflake import Snowflakes
 MAX_BATCH = 1_000
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 
-# Seconds: for Redis at the start, for the first subscription, for what is under way at the end.
+# Seconds: for Redis at the start, for what is under way at the end.
 REDIS_DEADLINE = 1.0
-SUBSCRIBE_DEADLINE = 0.25
 CLOSE_DEADLINE = 2.0
 
 _log = logging.getLogger(__name__)
@@ -77,7 +76,6 @@ class Machinery:
         self._closing = asyncio.Event()
         self._stream_names: dict[int, bytes] = {}
         self._subscription: ReplySubscription | None = None
-        self._unheard = False
         self.encoder = Encoder(facts.namespace, self._id, ids)
         self.reads = Session(self._connect)
         self.facts = CurrentFacts(facts, self._load_facts)
@@ -131,15 +129,8 @@ class Machinery:
         if not self._started.is_set():
             await self._main  # raises why
 
-    @property
-    def subscribed(self) -> bool:
-        return self._subscription is not None and self._subscription.subscribed.is_set()
-
-    async def listen(self, seconds: float | None = None) -> None:
-        """Subscribes, the first time, and waits for it: `seconds`, or a moment unless that was in vain before.
-
-        Without the channel, replies are read from the outbox.
-        """
+    def subscribe(self) -> ReplySubscription:
+        """The first time, it begins to; until it is subscribed, replies are read from the outbox."""
         if self._subscription is None:
             self._subscription = ReplySubscription(
                 open_connection(self._servers.redis_url, name=f"entityq-client-{self._id}"),
@@ -148,14 +139,13 @@ class Machinery:
                 interrupted=self.waiter.interrupted,
             )
             self._tasks.create_task(self._subscription.run(), name=f"entityq client {self._id} replies")
-        if self.subscribed or (self._unheard and seconds is None):
-            return
-        try:
-            async with asyncio.timeout(SUBSCRIBE_DEADLINE if seconds is None else seconds):
-                await self._subscription.subscribed.wait()
-            self._unheard = False
-        except TimeoutError:
-            self._unheard = True
+        return self._subscription
+
+    async def listen(self, seconds: float) -> None:
+        """Waits so long until it is subscribed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.subscribe().subscribed.wait()
 
     async def close(self) -> None:
         """What is under way gets two seconds."""

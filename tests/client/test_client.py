@@ -32,6 +32,17 @@ async def test_what_is_sent_at_once_is_stored_in_the_order_of_sending(bank: Bank
     assert not any(receipt.duplicate for receipt in receipts)
 
 
+async def test_the_first_ask_is_not_overtaken_by_what_is_sent_next(bank: Bank, outbox: Outbox) -> None:
+    account = bank.account("a")
+    await account.deposit.send(1, reference="opened")
+    asking = asyncio.create_task(account.deposit(1, reference="asked"))
+    sending = asyncio.create_task(account.deposit.send(1, reference="sent"))
+    await sending
+    assert [row.envelope.primary_key for row in rows(outbox)] == ["opened", "asked", "sent"]
+    asking.cancel()
+    await asyncio.wait([asking])
+
+
 async def test_thousands_at_once_keep_their_order_and_reach_the_streams_in_it(
     bank: Bank, outbox: Outbox, redis: Any
 ) -> None:
