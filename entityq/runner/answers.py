@@ -18,7 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class Answers:
-    """Of one incarnation. `limits` bounds replies; `commit` is for requests that no turn can answer."""
+    """Of one incarnation. `limits` bounds replies; `commit` is for requests that no turn can answer.
+
+    `may_answer`: whether this incarnation certainly still holds its shards.
+    """
 
     def __init__(
         self,
@@ -27,12 +30,15 @@ class Answers:
         tasks: Tasks,
         commit: Callable[[Commit], Awaitable[Committed]],
         limits: Limits,
+        *,
+        may_answer: Callable[[], bool],
     ) -> None:
         self._announcer = announcer
         self._shards = shards
         self._tasks = tasks
         self._commit = commit
         self._limits = limits
+        self._may_answer = may_answer
 
     def committed(self, commit: Commit, applied: Applied) -> None:
         """A turn's commit was applied."""
@@ -42,8 +48,24 @@ class Answers:
         self._tell(owned, commit.request, commit.encoded_reply)
 
     def volatile(self, request: Request, reply: Reply) -> None:
-        """A reply that is stored nowhere."""
-        self._tell(self._shards.holding(request.shard_id), request, reply.encode())
+        """A reply that is stored nowhere, and that no commit has checked.
+
+        It is withheld from a runner that may have been evicted: another one may have changed the entity, and
+        gets the request, which stays in the stream.
+        """
+        owned = self._shards.holding(request.shard_id)
+        if self._may_answer():
+            self._tell(owned, request, reply.encode())
+            return
+        envelope = request.envelope
+        log.warning(
+            "reply.withheld %s %s request=%s: another runner may have the shard",
+            envelope.address,
+            envelope.message,
+            request.request_id,
+        )
+        if owned is not None:
+            owned.intake.forget(request.request_id)
 
     def refuse(self, request: Request, error: type[EntityQError], text: str) -> None:
         """`error` is raised at the caller of a volatile request."""

@@ -67,6 +67,8 @@ class Heart:
         return self._pulse is not None and time.monotonic() < self._pulse.fresh_until
 
     async def stop(self) -> None:
+        if self._stopped.done():
+            return
         stopped = asyncio.wrap_future(self._stopped)
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop)
         _, waiting = await asyncio.wait([stopped], timeout=STOP_DEADLINE)

@@ -25,7 +25,7 @@ POLL = 0.5
 MOST_AT_ONCE = 1_000
 
 # After these the assignment, or who holds a lock, can be another.
-_WAKING = frozenset({"joined", "released"})
+_WAKING = frozenset({"joined", "released", "died"})
 
 
 class ShardOwner(Protocol):
@@ -114,6 +114,10 @@ class LeaseKeeper:
             _log.warning("Still a member while draining: %s", error)
         self._nudged.set()
         await self._drained.wait()
+
+    def nudge(self) -> None:
+        """Look at the membership and the locks now."""
+        self._nudged.set()
 
     async def _watch(self) -> None:
         await self._session.lost.wait()

@@ -12,6 +12,7 @@ from entityq.codec import Limits
 from entityq.postgres.lease_session import LeaseSession
 from entityq.redis.connect import open_connection
 from entityq.redis.consumer import StreamGroups, StreamReader
+from entityq.redis.control import ControlMessage
 from entityq.runner.activations import Activations
 from entityq.runner.announcer import Announcer
 from entityq.runner.answers import Answers
@@ -22,6 +23,7 @@ from entityq.runner.deferrals import Deferrals
 from entityq.runner.dispatcher import Dispatcher
 from entityq.runner.feeder import Feeder
 from entityq.runner.health import Health
+from entityq.runner.heart import Heart
 from entityq.runner.lease_keeper import LeaseKeeper
 from entityq.runner.listener import Listener
 from entityq.runner.passivation import Passivation
@@ -57,10 +59,15 @@ class LifeOver(Exception):
 class Life:
     """`run` returns when the life is over: drained, or its session lost (`reason` then says why)."""
 
-    def __init__(self, session: LeaseSession, groups: Sequence[str], resources: Resources) -> None:
+    def __init__(
+        self, session: LeaseSession, heart: Heart, groups: Sequence[str], resources: Resources
+    ) -> None:
+        """`heart`: beating already, for this session."""
         settings = resources.settings
         self.reason = ""
         self._session = session
+        self._heart = heart
+        self._ended = asyncio.Queue[int]()
         self._resources = resources
         self._over = asyncio.Event()
         self._tasks = Tasks(session.incarnation)
@@ -85,7 +92,14 @@ class Life:
             publish_requests=self._publishers.publish,
             wake_reader=lambda: self._stream_groups.wake(self._wake_stream),
         )
-        self._answers = Answers(self._announcer, self.shards, self._tasks, self._commit, self._limits.reply)
+        self._answers = Answers(
+            self._announcer,
+            self.shards,
+            self._tasks,
+            self._commit,
+            self._limits.reply,
+            may_answer=self._may_answer,
+        )
         self._states = StateLoader(resources.backlog)
         self._activations = self._new_activations()
         self._passivation = Passivation(self.residents, self._tasks, ended=self.deferrals.look_again)
@@ -97,6 +111,7 @@ class Life:
             activations=self._activations,
             answers=self._answers,
             make_room=self._passivation.make_room,
+            shard_id_of=resources.facts.shard_id,
             max_payload=settings.max_payload,
         )
         self._reader = self._new_reader()
@@ -219,8 +234,11 @@ class Life:
             interval=settings.sweep_interval,
         )
         listener = Listener(resources.lease_url, settings.schema, settings.namespace, self.shards)
+        # Before the first shard is taken.
+        self._heart.listen(self)
         try:
             async with self._tasks:
+                start(self._tell_of_ends(), "death notices")
                 start(self._reader.run(), "reader")
                 start(self._commits.run(), "committer")
                 start(self._announcer.run(), "announcer")
@@ -250,6 +268,28 @@ class Life:
         await self._keeper.drain()
         await self._announcer.drain(DRAIN_DEADLINE)
         self._over.set()
+
+    def _may_answer(self) -> bool:
+        """Whether no other runner can have the shards: a reply that no commit has checked may be sent."""
+        return self._heart.fresh() and not self._session.lost.is_set()
+
+    # ----- what the heart calls
+
+    def membership_changed(self) -> None:
+        self._keeper.nudge()
+
+    def runner_ended(self, incarnation: int) -> None:
+        self._keeper.nudge()
+        self._ended.put_nowait(incarnation)
+
+    def not_a_member(self, reason: str) -> None:
+        self._session.end(reason)
+
+    async def _tell_of_ends(self) -> None:
+        """So that all others look at once; one that misses it finds out by polling."""
+        while True:
+            incarnation = await self._ended.get()
+            await self._resources.control.publish(ControlMessage("died", {"incarnation": incarnation}))
 
     # ----- what the lease keeper calls
 

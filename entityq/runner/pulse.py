@@ -121,6 +121,8 @@ class Pulse:
         asked, suspects = await self._beat(heartbeats)
         if self._incarnation not in self._members:
             listener.not_a_member("the runner's row or the lock of its number is gone")
+            await asyncio.sleep(self._period)
+            return
         if _staying(before) != _staying(self._members):
             listener.membership_changed()
         for incarnation in ended_beside(self._incarnation, before, self._members):

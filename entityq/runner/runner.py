@@ -6,16 +6,21 @@ It lives as long as its process; each of its lives (incarnations) as long as one
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from psycopg import Error as PostgresError
 
-from entityq.address import Address, entity_hash, shard_number
+from entityq.address import Address
 from entityq.errors import PersistenceError
+from entityq.postgres.facts import Facts, Group, unregistered
 from entityq.postgres.lease_session import Backend, Claim, LeaseSession
 from entityq.postgres.pinned_connection import LeaseLost
+from entityq.runner.heart import Heart, open_heart
 from entityq.runner.life import Life
 from entityq.runner.resources import Resources
+from entityq.runner.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +32,7 @@ class Runner:
 
     Args:
         name: what people call it; not unique.
-        groups: the shard groups that it serves.
+        groups: the shard groups that it serves; empty: all of the cluster's.
     """
 
     def __init__(self, name: str, groups: Sequence[str], resources: Resources) -> None:
@@ -36,6 +41,7 @@ class Runner:
         self._resources = resources
         self._stopping = asyncio.Event()
         self._life: Life | None = None
+        self._ghost: Backend | None = None
         self.serving = asyncio.Event()
 
     @property
@@ -45,28 +51,23 @@ class Runner:
 
     def holds(self, address: Address) -> bool:
         """Whether the shard of an entity is leased by this runner now."""
-        facts = self._resources.facts
-        group = facts.groups.get(facts.types.get(address.type, ""))
-        if group is None or self._life is None:
-            return False
-        number = shard_number(entity_hash(address.id), group.shards)
-        return group.first_shard + number in self._life.shards
+        shard_id = self._resources.current_facts.now.shard_id(address)
+        return shard_id is not None and self._life is not None and shard_id in self._life.shards
 
     async def run(self) -> None:
         """Returns when `stop` has drained it. Raises UnsafeConfiguration when it may not run here."""
-        ghost: Backend | None = None
         while not self._stopping.is_set():
-            try:
-                session = await self._open_session(ghost)
-            except (PersistenceError, LeaseLost, PostgresError) as error:
-                log.warning("runner.no_lease_session: %s; trying again", error)
-                await self._pause()
+            facts = self._current_facts()
+            groups = self._served(facts)
+            if not groups:
+                await self._wait_for_a_group()
                 continue
-            ghost = session.backend
-            try:
-                await self._live(session)
-            finally:
-                await session.close()
+            async with AsyncExitStack() as stack:
+                opened = await self._open(stack, facts, groups)
+                if opened is not None:
+                    await self._live(*opened, facts, groups)
+            if opened is None:
+                await self._pause()
 
     async def stop(self) -> None:
         """Drain: leave the membership, let running turns end and commit, give up the shards one by one."""
@@ -74,29 +75,77 @@ class Runner:
         if self._life is not None:
             await self._life.drain()
 
-    async def _open_session(self, ghost: Backend | None) -> LeaseSession:
+    def _current_facts(self) -> Facts:
+        """Raises UnsafeConfiguration where a reshard has moved one of the code's types to another group."""
+        facts = self._resources.current_facts.now
+        definitions = self._resources.definitions.values()
+        unregistered(facts, {definition.type: definition.shard_group for definition in definitions})
+        return facts
+
+    def _served(self, facts: Facts) -> dict[str, Group]:
+        """The groups to serve now: not those that a reshard has closed."""
+        groups = (facts.groups[name] for name in self._groups or facts.groups)
+        return {group.name: group for group in groups if group.open}
+
+    async def _wait_for_a_group(self) -> None:
+        log.warning(
+            "runner.groups_closed: `entityq reshard` is under way, or was interrupted; waiting for its end"
+        )
+        waits = [
+            asyncio.create_task(self._resources.current_facts.change(), name="entityq change of facts"),
+            asyncio.create_task(self._stopping.wait(), name="entityq stop while waiting"),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+
+    async def _open(
+        self, stack: AsyncExitStack, facts: Facts, groups: Mapping[str, Group]
+    ) -> tuple[LeaseSession, Heart] | None:
+        """The heart first: who cannot be heard would be evicted, so must not join."""
+        settings = self._resources.settings
+        heart = open_heart(
+            self._resources.lease_url, schema=settings.schema, facts=facts, lease_time=settings.lease_time
+        )
+        try:
+            beating = await stack.enter_async_context(heart)
+            session = await self._open_session(facts, groups)
+            self._ghost = session.backend
+            stack.push_async_callback(session.close)
+            await beating.begin(session.incarnation, session.backend)
+        except (PersistenceError, LeaseLost, PostgresError) as error:
+            log.warning("runner.no_lease_session: %s; trying again", error)
+            return None
+        return session, beating
+
+    async def _open_session(self, facts: Facts, groups: Mapping[str, Group]) -> LeaseSession:
         resources = self._resources
         claim = Claim(
             name=self._name,
             host=socket.gethostname(),
-            groups=tuple(self._groups),
+            groups=tuple(groups),
             types=tuple(resources.definitions),
             weight=resources.settings.weight,
         )
         return await LeaseSession.open(
             resources.lease_url,
             schema=resources.settings.schema,
-            facts=resources.facts,
+            facts=facts,
             claim=claim,
             lease_time=resources.settings.lease_time,
-            ghost=ghost,
+            ghost=self._ghost,
         )
 
-    async def _live(self, session: LeaseSession) -> None:
+    async def _live(
+        self, session: LeaseSession, heart: Heart, facts: Facts, groups: Mapping[str, Group]
+    ) -> None:
         if self._stopping.is_set():
             return
-        life = Life(session, self._groups, self._resources)
+        life = Life(session, heart, tuple(groups), replace(self._resources, facts=facts))
         self._life = life
+        watch = asyncio.create_task(self._end_with_facts(life, groups), name="entityq change of shards")
         self.serving.set()
         log.info("runner.joined incarnation=%s name=%s", session.incarnation, self._name)
         try:
@@ -104,12 +153,21 @@ class Runner:
         finally:
             self._life = None
             self.serving.clear()
+            await end(watch)
         if life.reason:
             log.error(
                 "runner.leases_lost incarnation=%s: %s; joining again as a new member",
                 session.incarnation,
                 life.reason,
             )
+
+    async def _end_with_facts(self, life: Life, groups: Mapping[str, Group]) -> None:
+        """Shards, once known, never change in a life: a reshard that begins or is finished ends it."""
+        current = self._resources.current_facts
+        while self._served(current.now) == groups:
+            await current.change()
+        log.info("runner.shards_changed: giving up the shards, and joining again")
+        await life.drain()
 
     async def _pause(self) -> None:
         try:
