@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn, Self
@@ -134,6 +134,10 @@ class LeaseSession:
     async def execute(self, query: bytes, parameters: Parameters | None = None) -> Rows:
         """One statement in the session that holds the leases; see PinnedConnection.execute."""
         return await self._pinned.execute(query, parameters)
+
+    async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
+        """Calls `heard` with each notification's payload; see PinnedConnection.listen."""
+        await self._pinned.listen(channel, heard)
 
     async def acquire(self, shard_ids: Iterable[int]) -> dict[int, int]:
         """Takes the shards that nobody else holds. Returns those of `shard_ids` now held, with their epochs.

@@ -3,12 +3,13 @@
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from psycopg import Error, OperationalError
+from psycopg import Error, Notify, OperationalError
 from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.sql import SQL, Identifier
 
 from entityq.postgres.connect import Connection
 
@@ -69,6 +70,19 @@ class PinnedConnection:
                 self.end(f"Postgres did not answer within {self._deadline:g} s")
                 await asyncio.wait((statement,))
             return self._outcome(statement)
+
+    async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
+        """Calls `heard` with the payload of each notification on the channel, for as long as the session lasts.
+
+        They come with the answer of a statement, or between two. Raises as `execute` does.
+        """
+
+        def handle(notification: Notify) -> None:
+            if notification.channel == channel:
+                heard(notification.payload)
+
+        self._connection.add_notify_handler(handle)
+        await self.execute(SQL("LISTEN {}").format(Identifier(channel)).as_bytes(None))
 
     def end(self, reason: str) -> None:
         """Closes the connection now, whatever runs on it. Only the first reason counts."""
@@ -131,6 +145,11 @@ class PinnedConnection:
             pgconn.is_busy()  # parses what came, so that the server's last words are known
         except Error as error:
             self.end(f"Postgres closed the connection: {self._notice or _one_line(error)}")
+            return
+        # While a statement runs, psycopg does the same.
+        while notification := pgconn.notifies():
+            if pgconn.notify_handler:
+                pgconn.notify_handler(notification)
 
     def _noticed(self, diagnostic: Any) -> None:
         self._notice = diagnostic.message_primary or ""

@@ -233,11 +233,12 @@ class Life:
             redis_up=self._reader.connected,
             interval=settings.sweep_interval,
         )
-        listener = Listener(resources.lease_url, settings.schema, settings.namespace, self.shards)
+        listener = Listener(self._session, settings.namespace, self.shards)
         # Before the first shard is taken.
         self._heart.listen(self)
         try:
             async with self._tasks:
+                start(listener.run(), "listener")
                 start(self._tell_of_ends(), "death notices")
                 start(self._reader.run(), "reader")
                 start(self._commits.run(), "committer")
@@ -245,7 +246,6 @@ class Life:
                 start(self._states.run(), "state loader")
                 start(feeder.run(), "feeder")
                 start(sweeper.run(), "sweeper")
-                start(listener.run(), "listener")
                 start(self._owner.run(), "joins")
                 start(self._catching_up.run(), "catching up")
                 start(self._passivation.run(), "passivation")

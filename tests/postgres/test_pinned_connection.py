@@ -67,21 +67,52 @@ async def test_the_end_is_noticed_while_idle(pinned: PinnedConnection, server: C
         await pinned.execute(b"SELECT 1")
 
 
-async def test_what_the_server_says_between_statements_is_not_its_end(postgres_url: str) -> None:
-    connection = await connect_lease(postgres_url, schema=SCHEMA)
-    pinned = PinnedConnection(connection, 5.0)
-    await pinned.execute(b"LISTEN something")
+async def test_notifications_between_statements_are_heard_at_once(
+    pinned: PinnedConnection, postgres_url: str
+) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    await pinned.listen("news", heard.put_nowait)
     with connected(postgres_url) as other:
-        other.execute("NOTIFY something")
-
-    async def was_read() -> bool:
-        return connection.pgconn.notifies() is not None
-
-    await eventually_async(was_read)
+        other.execute("NOTIFY other, 'x'")
+        other.execute("NOTIFY news, 'a'")
+        assert await asyncio.wait_for(heard.get(), 5) == "a"
+        other.execute("NOTIFY news, 'b'")
+        assert await asyncio.wait_for(heard.get(), 5) == "b"
     assert await pinned.execute(b"SELECT 1") == [(1,)]
     assert not pinned.lost.is_set()
-    pinned.end("the test is over")
-    assert connection.closed
+
+
+async def test_no_notification_is_lost_under_a_load_of_statements(
+    pinned: PinnedConnection, postgres_url: str
+) -> None:
+    """Most of them come in one piece with the answer of a statement."""
+    heard: list[str] = []
+    await pinned.listen("news", heard.append)
+
+    def notify() -> None:
+        with connected(postgres_url) as other:
+            for number in range(300):
+                other.execute("SELECT pg_notify('news', %s)", [str(number)])
+
+    notifying = asyncio.create_task(asyncio.to_thread(notify))
+    while not notifying.done():
+        await pinned.execute(b"SELECT 1")
+    await notifying
+    await eventually_async(lambda: _ready(len(heard) == 300))
+    assert heard == [str(number) for number in range(300)]
+
+
+async def _ready(value: bool) -> bool:
+    return value
+
+
+async def test_a_notification_of_its_own_statement_is_heard(pinned: PinnedConnection) -> None:
+    heard: list[str] = []
+    await pinned.listen("news", heard.append)
+    for number in range(20):
+        await pinned.execute(b"SELECT pg_notify('news', %(n)b::text)", {"n": str(number)})
+        # Without a turn of the loop in which the socket could be read.
+        assert heard == [str(n) for n in range(number + 1)]
 
 
 async def test_the_end_is_noticed_during_a_statement(pinned: PinnedConnection, server: Connection) -> None:

@@ -3,13 +3,8 @@ from typing import Any
 from entityq.postgres.outbox import unpublished_channel
 from tests.support.live import LiveCluster, soon
 from tests.support.probe import Probe
+from tests.support.servers import SHARDS
 from tests.support.unpublished import insert_unpublished, request_of
-
-LISTENERS = """
-    SELECT pid FROM pg_stat_activity
-    WHERE application_name = 'entityq listener' AND state = 'idle' AND query LIKE 'LISTEN%%'
-      AND datname = current_database()
-"""
 
 
 async def leave_unpublished(cluster: LiveCluster, app: Any, probe: Probe, text: str) -> None:
@@ -24,19 +19,10 @@ async def notify(cluster: LiveCluster, app: Any, payload: str) -> None:
     await cluster.rows("SELECT pg_notify(%s, %s)", unpublished_channel(app.settings.namespace), payload)
 
 
-async def listening(cluster: LiveCluster) -> Any:
-    async def found() -> Any:
-        return await cluster.rows(LISTENERS)
-
-    (pid,) = await soon(found, "LISTEN")
-    return pid
-
-
 async def test_a_notification_makes_the_shard_catch_up(cluster: LiveCluster) -> None:
     app = cluster.app()
     probe = cluster.actor(app, Probe).at("a")
     await cluster.start(app)
-    await listening(cluster)
     await leave_unpublished(cluster, app, probe, "x")
     await cluster.stage.saw("note a x")
 
@@ -45,23 +31,33 @@ async def test_what_is_not_ours_on_the_channel_is_ignored(cluster: LiveCluster) 
     app = cluster.app()
     probe = cluster.actor(app, Probe).at("a")
     await cluster.start(app)
-    await listening(cluster)
     await notify(cluster, app, "not a list of shards")
     await notify(cluster, app, "99999")
     await leave_unpublished(cluster, app, probe, "x")
     await cluster.stage.saw("note a x")
 
 
-async def test_a_lost_connection_is_opened_again(cluster: LiveCluster) -> None:
+async def test_the_session_after_a_lost_one_listens_too(cluster: LiveCluster) -> None:
     app = cluster.app()
     probe = cluster.actor(app, Probe).at("a")
-    await cluster.start(app)
-    pid = await listening(cluster)
-    await cluster.rows("SELECT pg_terminate_backend(%s)", pid)
+    member = await cluster.start(app)
+    lost = member.life
+    await cluster.rows("SELECT pg_terminate_backend(pid) FROM runner")
 
-    async def another() -> bool:
-        return await cluster.rows(LISTENERS) not in ([], [pid])
+    async def serves_again() -> bool:
+        return member.runner.life is not lost and member.serves(SHARDS)
 
-    await soon(another, "another listener")
+    await soon(serves_again, "the runner serves again")
     await leave_unpublished(cluster, app, probe, "x")
     await cluster.stage.saw("note a x")
+
+
+async def test_nobody_has_a_connection_only_to_listen(cluster: LiveCluster) -> None:
+    """The lease session does, and has other work since then."""
+    app = cluster.app()
+    cluster.actor(app, Probe)
+    await cluster.start(app)
+    sessions = (
+        "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%%'"
+    )
+    assert await cluster.rows(sessions) == []
