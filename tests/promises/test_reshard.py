@@ -1,0 +1,341 @@
+"""A change of the number of shards, or of a type's group, while clients and runners live."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from entityq import Entity, EntityQ, PersistenceError, UnsafeConfiguration, message
+from entityq.address import Shard, entity_hash, lock_class, shard_number
+from entityq.entry import pack_order
+from entityq.errors import Accepted, EntityQError
+from entityq.postgres.overview import Change
+from tests.promises.cluster import Cluster, open_cluster
+from tests.promises.journals import Journal
+from tests.promises.resharding import reshard
+from tests.support.servers import SCHEMA, SHARDS, connected
+from tests.support.waiting import eventually_async
+
+LONG = 30.0
+
+
+def epochs(cluster: Cluster) -> list[int]:
+    rows = cluster.sql.execute("SELECT epoch FROM entityq.shard").fetchall()
+    return [int(str(row[0])) for row in rows]
+
+
+def open_groups(cluster: Cluster) -> Counter[bool]:
+    return Counter(bool(row[0]) for row in cluster.sql.execute("SELECT open FROM entityq.shard_group"))
+
+
+async def until_closed(cluster: Cluster) -> None:
+    async def closed() -> bool:
+        return open_groups(cluster)[False] > 0
+
+    await eventually_async(closed, LONG, "a closed group")
+
+
+async def test_growing_and_shrinking_while_a_runner_and_a_client_live(cluster: Cluster) -> None:
+    """Neither is restarted: both learn the new facts by themselves."""
+    sender = await cluster.client()
+    runner = await cluster.start()
+    journals = [sender.at(Journal, f"journal {number}") for number in range(12)]
+    first = [await journal.write(f"key {journal.id}") for journal in journals]
+    for round_, shards in enumerate((41, 3, SHARDS)):
+        before = max(epochs(cluster))
+        await asyncio.gather(*(journal.append.send(f"{round_}") for journal in journals))
+
+        await reshard(cluster.settings, Change("default", shards))
+
+        assert len(epochs(cluster)) == shards
+        await cluster.serving(runner, shards=shards)
+        assert min(epochs(cluster)) > before + 1, "epochs start above all old ones"
+        # Accepted before, answered once; the state is what it was.
+        assert [await journal.append("after") for journal in journals] == [3 + 2 * round_] * len(journals)
+        # The key is known, and the reply the first one's, whichever shard it is in now.
+        assert [await journal.write(f"key {journal.id}") for journal in journals] == first
+        for journal in journals:
+            assert await journal.read() == [f"key {journal.id}=1", *_rounds(round_)]
+    assert cluster.pending == 0
+
+
+def _rounds(last: int) -> list[str]:
+    return [text for round_ in range(last + 1) for text in (str(round_), "after")]
+
+
+async def test_what_is_unanswered_is_answered_in_its_order(cluster: Cluster) -> None:
+    sender = await cluster.client()
+    journals = [sender.at(Journal, f"journal {number}") for number in range(9)]
+    for text in range(8):
+        await asyncio.gather(*(journal.append.send(str(text)) for journal in journals))
+    assert cluster.pending == 72
+
+    await reshard(cluster.settings, Change("default", 5))
+    await reshard(cluster.settings, Change("default", 29))
+
+    assert cluster.pending == 72
+    runner = await cluster.start()
+    await cluster.serving(runner, shards=29)
+    await cluster.all_answered(LONG)
+    for journal in journals:
+        assert await journal.read() == [str(text) for text in range(8)]
+
+
+async def test_meanwhile_nothing_is_accepted_and_afterwards_everything(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    sender = await cluster.client()
+    runner = await cluster.start()
+    journal = sender.at(Journal, "journal")
+    known = await journal.write("known")
+    moved, proceed = asyncio.Event(), asyncio.Event()
+
+    async def before_open() -> None:
+        moved.set()
+        await proceed.wait()
+
+    task = asyncio.create_task(
+        reshard(cluster.settings, Change("default", 7), before_open=before_open), name="reshard"
+    )
+    await asyncio.wait_for(moved.wait(), LONG)
+    # A repeat of what was answered gets its reply; nobody can say where an entity is.
+    assert await journal.write("known") == known
+    with pytest.raises(PersistenceError, match=r"shard group default is closed: `entityq reshard`") as caught:
+        await journal.append("refused")
+    assert caught.value.accepted is Accepted.NO
+    with pytest.raises(PersistenceError, match="is closed"):
+        await sender.client.status(journal.__address__)
+    late = asyncio.create_task(journal.append("late"), name="late send")
+    proceed.set()
+    await asyncio.wait_for(task, LONG)
+    assert await asyncio.wait_for(late, LONG) == 2
+    await cluster.serving(runner, shards=7)
+    assert await journal.read() == ["known=1", "late"]
+
+
+async def test_the_client_publishes_to_the_new_shards_stream(cluster: Cluster) -> None:
+    """The first send after it meets an unknown shard id; a later one is in the stream again."""
+    sender = await cluster.client()
+    journal = sender.at(Journal, "journal")
+    await journal.append.send("before")
+    await reshard(cluster.settings, Change("default", 31))
+    stream = cluster.keys.stream(Shard("default", shard_number(entity_hash("journal"), 31)))
+    redis: Any = cluster.redis
+
+    async def published() -> bool:
+        await journal.append.send("after")
+        return int(await redis.xlen(stream)) > 0
+
+    await eventually_async(published, LONG, "an entry in the new stream")
+
+
+async def test_an_entry_in_a_shard_that_is_not_its_entitys_is_not_run(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From a stream that was not deleted, or by a client with old facts: its state is elsewhere."""
+    caplog.set_level("INFO")
+    sender = await cluster.client()
+    runner = await cluster.start()
+    await cluster.serving(runner, shards=SHARDS)
+    journal = sender.at(Journal, "journal")
+    assert await journal.append("first") == 1
+    number = shard_number(entity_hash("journal"), SHARDS)
+    wrong = cluster.keys.stream(Shard("default", (number + 1) % SHARDS))
+    redis: Any = cluster.redis
+    row = cluster.sql.execute("SELECT envelope FROM entityq.outbox").fetchone()
+    assert row is not None and isinstance(row[0], bytes)
+    await redis.xadd(wrong, {b"e": row[0], b"o": pack_order(4711, 1, 1)})
+
+    async def dropped() -> bool:
+        return "stream.entry_misplaced" in caplog.text and not await redis.xlen(wrong)
+
+    await eventually_async(dropped, LONG, "the entry dropped")
+    assert "turn.dropped" not in caplog.text, "its handler was run"
+    assert await journal.append("second") == 2
+
+
+async def test_a_runner_that_starts_meanwhile_waits(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    sender = await cluster.client()
+    journal = sender.at(Journal, "journal")
+    await journal.append.send("first")
+    starting: list[asyncio.Task[Any]] = []
+
+    async def before_open() -> None:
+        starting.append(asyncio.create_task(cluster.start("late"), name="start"))
+
+        async def waits() -> bool:
+            return "runner.groups_closed" in caplog.text
+
+        await eventually_async(waits, LONG, "a runner that waits")
+
+    await reshard(cluster.settings, Change("default", 5), before_open=before_open)
+    runner = await asyncio.wait_for(starting[0], LONG)
+    await cluster.serving(runner, shards=5)
+    assert await journal.append("second") == 2
+
+
+async def test_shards_that_are_held_call_it_off(cluster: Cluster) -> None:
+    sender = await cluster.client()
+    journal = sender.at(Journal, "journal")
+    with connected(cluster.servers.postgres_url) as stranger:
+        class_ = lock_class(SCHEMA, cluster.settings.namespace, "shard", "default")
+        stranger.execute("SELECT pg_advisory_lock(%s::integer, 3)", [class_])
+        runner = await cluster.start()
+        await cluster.serving(runner, shards=SHARDS - 1)
+        held = r"Shards are still held after 8 s: by tests \(1, pid \d+\)"
+        with pytest.raises(EntityQError, match=held) as caught:
+            await reshard(cluster.settings, Change("default", 5), wait=8.0)
+        assert "Stop the workers of shard group default" in caught.value.advice
+        assert open_groups(cluster) == {True: 1}
+    await cluster.serving(runner, shards=SHARDS)
+    assert await journal.append("first") == 1
+    assert cluster.count(b"SELECT count(*) FROM entityq.reshard_group") == 0
+
+
+async def test_a_transaction_that_may_not_have_seen_the_closing_is_waited_for(cluster: Cluster) -> None:
+    """It began, and has inserted, before; what it has inserted is moved like everything else."""
+    sender = await cluster.client()
+    journal = sender.at(Journal, "journal")
+    await journal.append.send("first")
+    insert = (
+        "WITH o AS (INSERT INTO entityq.outbox (request_id, shard_id, seq, entity_hash, type, entity_id, message,"
+        " payload_hash, envelope) SELECT 1, shard_id, nextval('entityq.outbox_seq'), entity_hash, type, entity_id,"
+        " message, payload_hash, envelope FROM entityq.outbox RETURNING *)"
+        " INSERT INTO entityq.pending (shard_id, seq, request_id, entity_hash)"
+        " SELECT shard_id, seq, request_id, entity_hash FROM o"
+    )
+    with connected(cluster.servers.postgres_url) as caller, caller.transaction():
+        caller.execute(insert)
+        with pytest.raises(
+            EntityQError, match=r"written to the outbox has not ended within 1 s: pid \d+ \(tests\)"
+        ):
+            await reshard(cluster.settings, Change("default", 5), wait=1.0)
+        assert open_groups(cluster) == {True: 1}
+        task = asyncio.create_task(reshard(cluster.settings, Change("default", 5)), name="reshard")
+        await until_closed(cluster)
+        assert not task.done()
+    await asyncio.wait_for(task, LONG)
+    assert cluster.pending == 2
+    assert cluster.count(b"SELECT count(*) FROM entityq.outbox o JOIN entityq.shard s USING (shard_id)") == 2
+
+
+# ----- two groups
+
+
+def bank(shard_group: str) -> tuple[EntityQ, Any, Any]:
+    """The app, and its types Account and Invoice, of which Invoice is in `shard_group`."""
+    app = EntityQ("groups")
+
+    @app.entity(shard_group=shard_group)
+    class Invoice(Entity):
+        texts: list[str] = []
+
+        @message
+        async def add(self, text: str) -> int:
+            self.texts.append(text)
+            return len(self.texts)
+
+        @message(persisted=False)
+        async def read(self) -> list[str]:
+            return self.texts
+
+    @app.entity
+    class Account(Entity):
+        entries: list[str] = []
+
+        @message
+        async def note(self, text: str) -> int:
+            self.entries.append(text)
+            return len(self.entries)
+
+        @message
+        async def invoice(self, text: str) -> int:
+            self.entries.append(text)
+            await Invoice.at("i").add.send(text)
+            return len(self.entries)
+
+    return app, Account, Invoice
+
+
+@asynccontextmanager
+async def two_groups(
+    postgres_url: str, redis_url: str, namespace: str
+) -> AsyncGenerator[tuple[Cluster, Any, Any]]:
+    app, account, invoice = bank("billing")
+    async with open_cluster(app, postgres_url, redis_url, namespace) as cluster:
+        yield cluster, account, invoice
+
+
+async def test_other_groups_go_on_and_a_turn_that_sends_to_the_closed_one_waits(
+    postgres_url: str, redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with two_groups(postgres_url, redis_url, namespace) as (cluster, account, invoice):
+        sender = await cluster.client()
+        runner = await cluster.start()
+        await sender.at(account, "a").invoice("first")
+        waiting: list[asyncio.Task[int]] = []
+
+        async def before_open() -> None:
+            # Another entity is answered at once, the turn that sends to the closed group is not.
+            waiting.append(asyncio.create_task(sender.at(account, "a").invoice("second"), name="ask"))
+            assert await sender.at(account, "b").note("note") == 1
+
+            async def dropped() -> bool:
+                return "it sends to a shard group that is closed" in caplog.text
+
+            await eventually_async(dropped, LONG, "a turn that was dropped")
+            assert not waiting[0].done()
+
+        await reshard(cluster.settings, Change("billing", 3), before_open=before_open)
+        assert await asyncio.wait_for(waiting[0], LONG) == 2
+        await cluster.serving(runner, shards=SHARDS + 3)
+        await cluster.all_answered(LONG)
+        assert await sender.at(invoice, "i").add("third") == 3
+        assert await sender.at(invoice, "i").read() == ["first", "second", "third"]
+
+
+async def test_a_type_that_moves_to_another_group(postgres_url: str, redis_url: str, namespace: str) -> None:
+    """Into a new group, and back; whoever has the old code is refused, and told why."""
+    async with two_groups(postgres_url, redis_url, namespace) as (cluster, account, invoice):
+        sender = await cluster.client()
+        runner = await cluster.start()
+        for number in range(6):
+            assert await sender.at(account, f"a{number}").note("1") == 1
+            assert await sender.at(invoice, f"i{number}").add("1") == 1
+        await runner.stop()
+        await sender.at(invoice, "i1").add.send("2")
+        new_app, _, _ = bank("slow")
+        with pytest.raises(UnsafeConfiguration, match=r"`entityq reshard --type Invoice --group slow`"):
+            await cluster.start("too early", app=new_app)
+
+        await reshard(cluster.settings, Change("slow", type="Invoice"))
+
+        with pytest.raises(UnsafeConfiguration, match=r"Invoice belongs to shard group slow in the cluster"):
+            await cluster.start("too late")
+        runner = await cluster.start("new code", app=new_app)
+        # The client has the old code.
+        assert await sender.at(invoice, "i1").add("3") == 3
+        assert await sender.at(invoice, "i1").read() == ["1", "2", "3"]
+        assert [await sender.at(invoice, f"i{number}").add("2") for number in (0, 2, 3)] == [2, 2, 2]
+        assert [await sender.at(account, f"a{number}").note("2") for number in range(6)] == [2] * 6
+        held = cluster.count(
+            b"SELECT count(*) FROM entityq.outbox o JOIN entityq.shard s USING (shard_id)"
+            b" JOIN entityq.entity_type t ON t.type = o.type AND t.group_id = s.group_id"
+        )
+        assert held == cluster.count(b"SELECT count(*) FROM entityq.outbox") == 6 + 6 + 2 + 3 + 6
+
+
+async def test_a_runner_whose_type_was_moved_under_it_ends(
+    postgres_url: str, redis_url: str, namespace: str
+) -> None:
+    async with two_groups(postgres_url, redis_url, namespace) as (cluster, _, _):
+        runner = await cluster.start()
+        await reshard(cluster.settings, Change("slow", type="Invoice"))
+        await asyncio.wait([runner.task], timeout=LONG)
+        with pytest.raises(UnsafeConfiguration, match=r"Invoice belongs to shard group slow"):
+            runner.task.result()
