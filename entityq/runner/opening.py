@@ -14,6 +14,7 @@ from entityq.config import Servers, Settings, masked_url
 from entityq.definition import EntityDefinition
 from entityq.postgres.backlog import Backlog
 from entityq.postgres.connect import Pool, connect, connect_lease, open_pool
+from entityq.postgres.connection_budget import warn_when_short
 from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.facts import Facts, load_facts, register_types
 from entityq.postgres.health import RunnerHealth
@@ -129,5 +130,6 @@ async def check_postgres(
         await require_schema(connection, settings.schema)
         await check_rights(connection, settings.schema)
         await check_same_database(connection, lease)
+        await warn_when_short(connection, settings.pool_size)
         types = {definition.type: definition.shard_group for definition in definitions.values()}
         return await register_types(connection, settings.namespace, types)
