@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from entityq.postgres.facts import Facts
 from entityq.postgres.lease_session import Backend
@@ -40,6 +40,7 @@ class Heart:
         self._runner_loop = asyncio.get_running_loop()
         self._loop = asyncio.new_event_loop()
         self._stopped = Future[None]()
+        self._working: list[asyncio.Task[Any]] = []
         # A daemon: where the main thread ends without having stopped it, the process must not stay and beat.
         threading.Thread(target=self._thread, name="entityq heart", daemon=True).start()
 
@@ -47,19 +48,19 @@ class Heart:
 
     async def connect(self) -> None:
         """Raises PersistenceError."""
-        await self._call(self._connect())
+        await asyncio.wrap_future(self._start(self._connect()))
 
     async def begin(self, incarnation: int, backend: Backend) -> None:
         """The first beat of an incarnation, to be waited for before its first lock of a shard.
 
         `backend`: the lease session's. Raises LeaseLost, psycopg.Error.
         """
-        await self._call(self._begin(incarnation, backend))
+        await asyncio.wrap_future(self._start(self._begin(incarnation, backend)))
 
     def listen(self, listener: Listener, each_cycle: Callable[[], Awaitable[None]] = nothing_more) -> None:
         """Beats from now on; calls `listener` in this loop, and `each_cycle` in the heart's own, at each beat."""
         relay = _Relay(listener, self._runner_loop)
-        beating = asyncio.run_coroutine_threadsafe(self._begun.run(relay, each_cycle), self._loop)
+        beating = self._start(self._begun.run(relay, each_cycle))
         beating.add_done_callback(relay.ended)
 
     def fresh(self) -> bool:
@@ -98,11 +99,15 @@ class Heart:
         self._pulse = pulse
 
     async def _stop(self) -> None:
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in self._working:
             await end(task)
         pinned = self._pulse.pinned if self._pulse is not None else self._pinned
         if pinned is not None:
             pinned.end("the heart has stopped")
+        # A statement that was cut off ends by itself.
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        if rest:
+            await asyncio.wait(rest, timeout=STOP_DEADLINE / 2)
         self._loop.stop()
 
     def _thread(self) -> None:
@@ -113,8 +118,13 @@ class Heart:
             self._loop.close()
             self._stopped.set_result(None)
 
-    async def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+    def _start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(self._registered(work), self._loop)
+
+    async def _registered(self, work: Coroutine[Any, Any, T]) -> T:
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._working.append(task)
+        return await work
 
 
 class _Relay:

@@ -14,7 +14,7 @@ CANCEL_AGAIN = 0.05
 CANCEL_ALL_AGAIN = 0.5
 
 
-async def end(task: asyncio.Task[None]) -> None:
+async def end(task: asyncio.Task[Any]) -> None:
     """Cancels a task and waits for its end.
 
     More than once where it must: on Python 3.11 a cancellation that meets the end of an `asyncio.wait_for`, as
