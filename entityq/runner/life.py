@@ -26,6 +26,7 @@ from entityq.runner.health import Health
 from entityq.runner.heart import Heart
 from entityq.runner.lease_keeper import LeaseKeeper
 from entityq.runner.listener import Listener
+from entityq.runner.loop_watch import LoopWatch
 from entityq.runner.passivation import Passivation
 from entityq.runner.ping_check import PingAnswers
 from entityq.runner.places import Places
@@ -235,7 +236,7 @@ class Life:
         )
         listener = Listener(self._session, settings.namespace, self.shards)
         # Before the first shard is taken.
-        self._heart.listen(self)
+        self._heart.listen(self, LoopWatch(self._heart.execute, limit=resources.loop_limit).look)
         try:
             async with self._tasks:
                 start(listener.run(), "listener")

@@ -28,6 +28,7 @@ from entityq.redis.keys import Keys
 from entityq.redis.replies import ReplyPublisher
 from entityq.redis.streams import Streams
 from entityq.runner.health_checks import health_checks
+from entityq.runner.loop_watch import LIMIT
 from entityq.runner.resources import Resources
 from entityq.runner.runner import Runner
 from entityq.runner.tasks import end
@@ -51,8 +52,11 @@ async def open_runner(
     *,
     name: str,
     groups: Sequence[str] = (),
+    loop_limit: float = LIMIT,
 ) -> AsyncGenerator[Runner, None]:
     """A runner that is ready to `run`; `groups` empty: all of the cluster's.
+
+    `loop_limit`: seconds for which a handler may block the event loop before the process ends.
 
     Raises UnsafeConfiguration for what could lose or double work (P8), and PersistenceError when Postgres
     cannot be reached. Redis may be down: it is checked when it is back.
@@ -96,6 +100,7 @@ async def open_runner(
             new_health_check=new_health_check,
             health=RunnerHealth(pool),
             threads=threads,
+            loop_limit=loop_limit,
         )
         beside = (
             asyncio.create_task(control.run(), name="entityq control channel"),

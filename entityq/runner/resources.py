@@ -47,3 +47,5 @@ class Resources:
     new_health_check: NewHealthCheck
     health: RunnerHealth
     threads: Executor
+    # Seconds for which the event loop may stand still before the process ends.
+    loop_limit: float

@@ -66,6 +66,10 @@ class Running:
         return self._stderr.read_text(errors="replace")
 
     @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
     def children(self) -> list[psutil.Process]:
         """All processes below this one, such as a worker's runners."""
         return psutil.Process(self.pid).children(recursive=True)
