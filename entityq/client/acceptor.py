@@ -2,8 +2,10 @@
 
 import asyncio
 import random
+from itertools import count
 
 from entityq.batching import Batcher, BatcherClosed
+from entityq.client.closed_groups import ClosedGroups
 from entityq.client.deadline import expire, until
 from entityq.client.send import Acceptance, Held, Send
 from entityq.client.settlement import GroupClosed
@@ -24,32 +26,45 @@ class Acceptor:
         self._inserts = inserts
         self._policy = policy
         self._loop = asyncio.get_running_loop()
+        self._numbers = count()
+        self._closed = ClosedGroups(self._submit)
 
     async def accept(self, send: Send) -> Acceptance:
         """Raises PrimaryKeyConflict, PersistenceError, MailboxFull, MalformedMessage, SendTimeout."""
         # No coroutine in between: thousands of callers wait in this function at once.
-        began, attempt = self._loop.time(), 0
-        while True:
-            future = self._inserts.submit(send, len(send.request.envelope) + ROW_OVERHEAD)
-            handle = self._loop.call_at(send.deadline, expire, future)
-            try:
-                outcome = await future
-                break
-            except (MailboxFull, GroupClosed):
-                attempt += 1
-                pause = next_delay(self._policy, attempt, self._loop.time() - began, random.random)
-                if pause is None or self._loop.time() + pause > send.deadline:
-                    raise
-            except (TimeoutError, BatcherClosed) as error:
-                send.abandoned = True
-                raise _not_accepted(send, error) from None
-            except asyncio.CancelledError:
-                send.abandoned = True
-                raise
-            finally:
-                handle.cancel()
-            await asyncio.sleep(pause)
+        began, attempt, closed = self._loop.time(), 0, False
+        number, give_up = next(self._numbers), began + self._policy.total
+        try:
+            while True:
+                future = self._closed.submit(send, number, give_up)
+                handle = self._loop.call_at(send.deadline, expire, future)
+                try:
+                    outcome = await future
+                    closed = False
+                    break
+                except (MailboxFull, GroupClosed) as error:
+                    attempt += 1
+                    closed = isinstance(error, GroupClosed)
+                    pause = next_delay(self._policy, attempt, self._loop.time() - began, random.random)
+                    if pause is None or self._loop.time() + pause > send.deadline:
+                        raise
+                    if closed and not self._closed.refused(send):
+                        continue
+                finally:
+                    handle.cancel()
+                await asyncio.sleep(pause)
+        except (TimeoutError, BatcherClosed) as error:
+            send.abandoned = True
+            raise _not_accepted(send, error) from None
+        except asyncio.CancelledError:
+            send.abandoned = True
+            raise
+        finally:
+            self._closed.settled(send, closed=closed)
         return await self._held(send, outcome) if isinstance(outcome, Held) else outcome
+
+    def _submit(self, send: Send) -> asyncio.Future[Acceptance | Held]:
+        return self._inserts.submit(send, len(send.request.envelope) + ROW_OVERHEAD)
 
     async def _held(self, send: Send, held: Held) -> Acceptance:
         try:

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from entityq import Entity, EntityQ, PersistenceError, UnsafeConfiguration, message
+from entityq import Entity, EntityQ, PersistenceError, SendTimeout, UnsafeConfiguration, message
 from entityq.address import Shard, entity_hash, lock_class, shard_number
 from entityq.entry import pack_order
 from entityq.errors import Accepted, EntityQError
@@ -114,6 +114,50 @@ async def test_meanwhile_nothing_is_accepted_and_afterwards_everything(
     assert await asyncio.wait_for(late, LONG) == 2
     await cluster.serving(runner, shards=7)
     assert await journal.read() == ["known=1", "late"]
+
+
+async def test_what_is_sent_meanwhile_is_accepted_in_the_order_of_sending(cluster: Cluster) -> None:
+    sender = await cluster.client()
+    journals = [sender.at(Journal, f"journal {number}") for number in range(3)]
+    await journals[0].append.send("0")
+    sends: list[asyncio.Task[Any]] = []
+
+    async def before_open() -> None:
+        for text in range(1, 60):
+            receipt = journals[text % 3].append.send(str(text))
+            sends.append(asyncio.create_task(_sent(receipt), name=f"send {text}"))
+            if text % 10 == 0:
+                await asyncio.sleep(0.02)
+
+    await reshard(cluster.settings, Change("default", 5), before_open=before_open)
+    late = [journals[text % 3].append.send(str(text)) for text in range(60, 90)]
+    await asyncio.wait_for(asyncio.gather(*sends, *late), LONG)
+    runner = await cluster.start()
+    await cluster.serving(runner, shards=5)
+    await cluster.all_answered(LONG)
+    for number, journal in enumerate(journals):
+        assert await journal.read() == [str(text) for text in range(number, 90, 3) if text or number == 0]
+
+
+async def _sent(receipt: Awaitable[Any]) -> Any:
+    return await receipt
+
+
+async def test_who_waits_for_a_closed_group_fails_in_time_and_is_told(cluster: Cluster) -> None:
+    sender = await cluster.client()
+    journal = sender.at(Journal, "journal")
+    await journal.append.send("0")
+    cluster.sql.execute("UPDATE entityq.shard_group SET open = false")
+    sends = [journal.append.options(timeout=20).send(str(text)) for text in range(1, 200)]
+    given_up = asyncio.create_task(_sent(journal.append.options(timeout=0.5).send("given up")), name="short")
+    outcomes = await asyncio.wait_for(asyncio.gather(*sends, return_exceptions=True), LONG)
+    assert {type(outcome).__name__ for outcome in outcomes} == {"GroupClosed"}
+    with pytest.raises((PersistenceError, SendTimeout)) as caught:
+        await given_up
+    assert caught.value.accepted is Accepted.NO
+    cluster.sql.execute("UPDATE entityq.shard_group SET open = true")
+    await journal.append.send("1")
+    assert cluster.pending == 2
 
 
 async def test_the_client_publishes_to_the_new_shards_stream(cluster: Cluster) -> None:
