@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Self
 
+from psycopg import OperationalError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -24,6 +25,7 @@ from entityq.client.waiter import Waiter
 from entityq.codec import Limits
 from entityq.config import Servers, Settings, masked_url
 from entityq.definition import EntityDefinition
+from entityq.errors import PersistenceError
 from entityq.postgres.connect import Connection, connect
 from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.facts import Facts, load_facts, register_types
@@ -45,7 +47,8 @@ from entityq.snowflake import Snowflakes
 MAX_BATCH = 1_000
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 
-# Seconds: for Redis at the start, for what is under way at the end.
+# Seconds: for Postgres and for Redis at the start, for what is under way at the end.
+OPEN_DEADLINE = 15.0
 REDIS_DEADLINE = 1.0
 CLOSE_DEADLINE = 2.0
 
@@ -100,17 +103,17 @@ class Machinery:
     ) -> Self:
         """Raises UnsafeConfiguration and PersistenceError."""
         types = {definition.type: definition.shard_group for definition in definitions.values()}
-        await refuse_pooler(servers.postgres_url, setting="postgres_url", attempts=1)
         # No snowflake: two clients with one id would take each other's numbers in the streams.
         client_id = secrets.randbits(63)
-        connection = await _connector(client_id, settings, servers)()
         try:
-            await check_server(connection)
-            await require_schema(connection, settings.schema)
-            facts = await register_types(connection, settings.namespace, types)
-        except BaseException:
-            await connection.close()
-            raise
+            async with asyncio.timeout(OPEN_DEADLINE):
+                connection, facts = await _enter(client_id, settings, servers, types)
+        except (OperationalError, TimeoutError) as error:
+            reason = " ".join(str(error).split()) or f"no answer within {OPEN_DEADLINE:g} s"
+            raise PersistenceError(
+                f"Postgres at {masked_url(servers.postgres_url)} was lost while a client was opened: {reason}",
+                advice="Try again when it is back.",
+            ) from error
         machinery = cls(
             client_id=client_id, settings=settings, servers=servers, facts=facts, ids=ids, policy=policy
         )
@@ -254,6 +257,21 @@ class Machinery:
                 await redis_safety.claim_namespace(redis, address, self._keys, self.facts.now.cluster_id)
         except (RedisError, OSError, TimeoutError) as error:
             _log.warning("client.redis_down at %s: all takes longer until it is back: %r", address, error)
+
+
+async def _enter(
+    client_id: int, settings: Settings, servers: Servers, types: Mapping[str, str]
+) -> tuple[Connection, Facts]:
+    """The first connection, checked, and the facts of a cluster that has these types."""
+    await refuse_pooler(servers.postgres_url, setting="postgres_url", attempts=1)
+    connection = await _connector(client_id, settings, servers)()
+    try:
+        await check_server(connection)
+        await require_schema(connection, settings.schema)
+        return connection, await register_types(connection, settings.namespace, types)
+    except BaseException:
+        await connection.close()
+        raise
 
 
 def _connector(client_id: int, settings: Settings, servers: Servers) -> Callable[[], Awaitable[Connection]]:

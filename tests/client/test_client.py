@@ -18,6 +18,7 @@ from entityq.errors import (
     SendTimeout,
 )
 from tests.client.bank import Bank, Outbox, answer, published, rows, tell
+from tests.support.losing_proxy import losing_proxy
 from tests.support.servers import PrivateServers
 from tests.support.waiting import eventually_async
 
@@ -30,6 +31,18 @@ async def test_what_is_sent_at_once_is_stored_in_the_order_of_sending(bank: Bank
     assert [row.envelope.primary_key for row in stored] == ["z", "m", "a"]
     assert [row.request_id for row in stored] == [receipt.request_id for receipt in receipts]
     assert not any(receipt.duplicate for receipt in receipts)
+
+
+async def test_a_connection_that_ends_while_a_client_is_opened_is_named(
+    postgres_url: str, redis_url: str, namespace: str
+) -> None:
+    async with losing_proxy(postgres_url) as proxy:
+        bank = Bank(namespace, proxy.url, redis_url)
+        proxy.lose(b"synchronous_commit", at_once=True)
+        with pytest.raises(PersistenceError, match="was lost while a client was opened"):
+            await bank.account("a").deposit.send(1, reference="r")
+        await bank.account("a").deposit.send(1, reference="r")
+        await bank.app.close()
 
 
 async def test_the_first_ask_is_not_overtaken_by_what_is_sent_next(bank: Bank, outbox: Outbox) -> None:
