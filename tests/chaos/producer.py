@@ -27,7 +27,7 @@ PAUSE = 0.3
 READ_TIMEOUT = 2.0
 # Of one sender, and how many per second it starts.
 MAX_UNDER_WAY = 100
-RATE = 40.0
+RATE = 30.0
 
 
 class Sender:

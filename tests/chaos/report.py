@@ -1,7 +1,8 @@
 """What a run saw, as text."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from statistics import median
 
 from tests.chaos.evidence import Evidence, Finding
@@ -9,7 +10,7 @@ from tests.chaos.history import Attempt, Struck
 
 # Of each invariant.
 _SHOWN = 10
-# Seconds after a fault's end in which an operation still counts as one that met it.
+# Seconds after a fault's end that still count as its own.
 _AFTERMATH = 1.0
 
 
@@ -51,32 +52,50 @@ def _errors(evidence: Evidence) -> Iterator[str]:
 
 
 def _faults(evidence: Evidence) -> Iterator[str]:
-    """The longest operation that met each fault; faults overlap, so it may have met others, too."""
-    by_kind: dict[str, list[float]] = defaultdict(list)
-    attempts = [each for each in evidence.history.attempts.values() if each.replied is not None]
+    """Faults overlap, and a queue that one has left is waited for under the next: upper bounds."""
+    attempts = [each for each in evidence.persisted if each.replied is not None]
+    longest, silences = _longest_by_second(attempts), _silence_by_second(attempts)
+    by_kind: dict[str, list[Struck]] = defaultdict(list)
     for fault in evidence.history.faults:
-        by_kind[fault.kind].append(_longest(fault, attempts))
-    yield f"{'faults':24}{'times':>8}{'longest operation (s): median':>32}{'max':>8}"
-    for kind, longest in sorted(by_kind.items()):
-        yield f"  {kind:22}{len(longest):8}{median(longest):32.2f}{max(longest):8.2f}"
-    taken = len(evidence.stored.acquisitions)
+        by_kind[fault.kind].append(fault)
+    yield f"{'':32}{'nobody answered (s)':>22}{'longest operation (s)':>26}"
+    yield f"{'faults':24}{'times':>8}{'median':>12}{'max':>10}{'median':>16}{'max':>10}"
+    for kind, faults in sorted(by_kind.items()):
+        silent = [_worst(silences, fault) for fault in faults]
+        took = [_worst(longest, fault) for fault in faults]
+        line = f"  {kind:22}{len(faults):8}{median(silent):12.2f}{max(silent):10.2f}"
+        yield f"{line}{median(took):16.2f}{max(took):10.2f}"
     samples = evidence.history.samples
     most = max((sample.rss for sample in samples), default=0) / 1024**2
-    yield f"  all: {len(evidence.history.faults)} faults, shards taken {taken} times"
+    yield (
+        f"  all: {len(evidence.history.faults)} faults, "
+        f"{len(evidence.stored.acquisitions)} times that a runner took a shard"
+    )
     yield f"  memory: {len({each.pid for each in samples})} runners, at most {most:.0f} MiB"
 
 
-def _longest(fault: Struck, attempts: Sequence[Attempt]) -> float:
-    return max(
-        (
-            each.replied - each.invoked
-            for each in attempts
-            if each.replied is not None
-            and each.invoked <= fault.end + _AFTERMATH
-            and each.replied >= fault.start
-        ),
-        default=0.0,
-    )
+def _longest_by_second(attempts: Sequence[Attempt]) -> dict[int, float]:
+    """For each second, the longest of the operations that it was a part of."""
+    return _by_second([(each.invoked, each.replied) for each in attempts if each.replied is not None])
+
+
+def _silence_by_second(attempts: Sequence[Attempt]) -> dict[int, float]:
+    """For each second, the longest time between two replies to anybody that it was a part of."""
+    replies = sorted(each.replied for each in attempts if each.replied is not None)
+    return _by_second(pairwise(replies))
+
+
+def _by_second(spans: Iterable[tuple[float, float]]) -> dict[int, float]:
+    found: dict[int, float] = defaultdict(float)
+    for start, end in spans:
+        for second in range(int(start), int(end) + 1):
+            found[second] = max(found[second], end - start)
+    return found
+
+
+def _worst(by_second: dict[int, float], fault: Struck) -> float:
+    seconds = range(int(fault.start), int(fault.end + _AFTERMATH) + 1)
+    return max(by_second.get(second, 0.0) for second in seconds)
 
 
 def _invariants(findings: Sequence[Finding]) -> Iterator[str]:

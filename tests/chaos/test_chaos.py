@@ -18,4 +18,4 @@ async def test_the_promises_hold_under_every_kind_of_fault(tmp_path: Path) -> No
     options = Options(SECONDS, SEED, workers=3, producers=2)
     evidence = await run(options, tmp_path)
     findings = judge(evidence, SECONDS, list(KINDS))
-    assert not any(finding.violations for finding in findings), f"\n{report(evidence, findings)}"
+    assert not any(finding.violations for finding in findings), f"{tmp_path}\n{report(evidence, findings)}"
