@@ -46,7 +46,20 @@ def _text(overview: Overview) -> str:
         ("GROUP", "STATE", "SHARDS", "HELD", "PENDING", "OLDEST"),
         [_group_row(group) for group in overview.groups],
     )
-    return f"namespace {overview.namespace}\n\n{runners}\n\n{groups}{_reshard(overview)}"
+    return (
+        f"namespace {overview.namespace}\n\n{runners}\n\n{groups}{_strangers(overview)}{_reshard(overview)}"
+    )
+
+
+def _strangers(overview: Overview) -> str:
+    """Shards that nobody serves, until somebody acts."""
+    if not overview.strangers:
+        return ""
+    rows = [
+        (str(stranger.pid), stranger.application or "-", str(sum(stranger.held.values())))
+        for stranger in overview.strangers
+    ]
+    return f"\n\nNo runner, and holds shards:\n{table(('PID', 'APPLICATION', 'SHARDS'), rows)}"
 
 
 def _reshard(overview: Overview) -> str:
@@ -100,6 +113,10 @@ def _document(overview: Overview) -> dict[str, object]:
                 "oldest_seconds": group.oldest,
             }
             for group in overview.groups
+        ],
+        "strangers": [
+            {"pid": stranger.pid, "application_name": stranger.application, "shards": stranger.held}
+            for stranger in overview.strangers
         ],
         "reshard": None if overview.reshard is None else {"command": overview.reshard.change.command},
     }

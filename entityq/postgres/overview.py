@@ -3,6 +3,7 @@
 Read-only, on any connection. Every function raises psycopg.Error where the connection fails.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -77,6 +78,15 @@ class Reshard:
 
 
 @dataclass(frozen=True, slots=True)
+class Stranger:
+    """A session that holds shards and is no live runner: nobody serves them. `held` by group."""
+
+    pid: int
+    application: str
+    held: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """`held` counts the shard locks of live runners and of anybody else alike: a group can have more of them
     than its runners together."""
@@ -85,6 +95,7 @@ class Overview:
     runners: tuple[RunnerOverview, ...]
     groups: tuple[GroupOverview, ...]
     reshard: Reshard | None = None
+    strangers: tuple[Stranger, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +118,7 @@ async def read_overview(connection: Connection, schema: str, namespace: str) -> 
     names = [row[0] for row in backlog]
     members = await live_runners(connection, schema, namespace)
     joined: dict[int, datetime] = dict(await (await connection.execute(_READ_JOINED, where)).fetchall())
-    held = await _held(connection, schema, namespace, names)
+    held, applications = await _held(connection, schema, namespace, names)
     return Overview(
         namespace=namespace,
         runners=tuple(
@@ -116,7 +127,7 @@ async def read_overview(connection: Connection, schema: str, namespace: str) -> 
                 name=member.name,
                 groups=tuple(sorted(member.groups)),
                 types=tuple(sorted(member.types)),
-                held={group: held[group, member.pid] for group in names if (group, member.pid) in held},
+                held=_of(member.pid, held),
                 draining=member.draining,
                 joined_at=joined.get(member.incarnation),
                 healthy=member.healthy,
@@ -135,16 +146,26 @@ async def read_overview(connection: Connection, schema: str, namespace: str) -> 
             for name, shards, is_open, pending, oldest in backlog
         ),
         reshard=await read_reshard(connection, namespace),
+        strangers=tuple(
+            Stranger(pid, applications[pid], _of(pid, held))
+            for pid in sorted(applications.keys() - {member.pid for member in members})
+        ),
     )
+
+
+def _of(pid: int, held: Mapping[tuple[str, int], int]) -> dict[str, int]:
+    return {group: count for (group, holder), count in held.items() if holder == pid}
 
 
 async def _held(
     connection: Connection, schema: str, namespace: str, names: list[str]
-) -> dict[tuple[str, int], int]:
-    """Shard locks by group and pid of the session."""
+) -> tuple[dict[tuple[str, int], int], dict[int, str]]:
+    """Shard locks by group and pid of the session, and the application's name by pid."""
     classes = [unsigned(lock_class(schema, namespace, "shard", name)) for name in names]
     cursor = await connection.execute(_READ_HELD, {"names": names, "unsigned_classes": classes})
-    return {(name, pid): count for name, pid, count in await cursor.fetchall()}
+    rows = await cursor.fetchall()
+    held = {(name, pid): count for name, pid, count, _ in rows}
+    return held, {pid: application or "" for _, pid, _, application in rows}
 
 
 async def read_namespaces(connection: Connection) -> list[str]:

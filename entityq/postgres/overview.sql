@@ -6,7 +6,8 @@ SELECT incarnation, joined_at FROM runner WHERE namespace = %(namespace)s
 -- name: read_held
 -- The shard locks of every session, by group: the locks are the ownership, not the rows of shard. A class is
 -- an unsigned oid in pg_locks.
-SELECT g.name, l.pid, count(*)
+SELECT g.name, l.pid, count(*),
+       (SELECT a.application_name FROM pg_stat_activity a WHERE a.pid = l.pid)
 FROM unnest(%(names)s::text[], %(unsigned_classes)s::bigint[]) AS g (name, class)
 JOIN pg_locks l ON l.classid = g.class::oid
 WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted AND l.mode = 'ExclusiveLock'

@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
+from entityq.address import lock_class
 from tests.cli.workers import BANK, start_worker
 from tests.support.processes import CommandLine
-from tests.support.servers import SHARDS
+from tests.support.servers import SHARDS, connected
 from tests.support.waiting import eventually
 
 
@@ -65,3 +66,17 @@ def test_several_namespaces_and_none_chosen(entityq: CommandLine, namespace: str
 
     assert finished.code == 2
     assert f"has the namespaces template, {namespace}: set ENTITYQ_NAMESPACE." in finished.stderr
+
+
+def test_who_holds_shards_and_is_no_runner(entityq: CommandLine, postgres_url: str, namespace: str) -> None:
+    entityq.run("send", "-A", BANK, "Account/a", "deposit", "-a", '[5, "r1"]')
+    with connected(postgres_url) as stranger:
+        class_ = lock_class("entityq", namespace, "shard", "default")
+        stranger.execute("SELECT pg_advisory_lock(%s, 3)", [class_])
+
+        document = entityq.run("status", "-j").json()
+        text = entityq.run("status").stdout
+
+        pid = stranger.info.backend_pid
+        assert document["strangers"] == [{"pid": pid, "application_name": "tests", "shards": {"default": 1}}]
+        assert re.search(rf"No runner.*^{pid} +tests +1$", text, re.MULTILINE | re.DOTALL)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from entityq.address import Shard
+from entityq.address import Shard, lock_class
 from entityq.postgres.connect import connect
-from entityq.postgres.overview import find_request, read_namespaces, read_overview
+from entityq.postgres.overview import Stranger, find_request, read_namespaces, read_overview
 from tests.support.leases import open_cluster
 from tests.support.servers import SCHEMA, SHARDS
 
@@ -59,3 +59,23 @@ async def test_a_request_belongs_to_its_namespace(
         if request is not None:
             assert (str(request.address), request.shard) == ("Account/a", Shard("default", 3))
             assert request.reply is None
+
+
+async def test_who_holds_shards_and_is_no_runner(empty_postgres_url: str) -> None:
+    async with (
+        open_cluster(empty_postgres_url, "one") as cluster,
+        await connect(empty_postgres_url, schema=SCHEMA, application_name="a migration") as stranger,
+    ):
+        runner = await cluster.session()
+        await runner.acquire([cluster.facts.groups["default"].first_shard + 5])
+        class_ = lock_class(SCHEMA, "one", "shard", "default")
+        await stranger.execute("SELECT pg_advisory_lock(%s, n) FROM generate_series(0, 2) n", [class_])
+
+        overview = await read_overview(stranger, SCHEMA, "one")
+
+        pid = stranger.info.backend_pid
+        assert overview.strangers == (Stranger(pid, "a migration", {"default": 3}),)
+        assert [runner.held for runner in overview.runners] == [{"default": 1}]
+        assert [group.held for group in overview.groups] == [4]
+        await stranger.execute("SELECT pg_advisory_unlock_all()")
+        assert (await read_overview(stranger, SCHEMA, "one")).strangers == ()
