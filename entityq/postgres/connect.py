@@ -5,14 +5,21 @@ session of their own, which is why `safety.refuse_pooler` guards the pool's addr
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from types import MappingProxyType
 from typing import Any
 
 from psycopg import AsyncConnection, OperationalError, ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import CantChangeRuntimeParam, InsufficientPrivilege, InvalidParameterValue
+from psycopg.errors import (
+    CantChangeRuntimeParam,
+    InsufficientPrivilege,
+    InvalidParameterValue,
+    UndefinedObject,
+)
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -23,7 +30,11 @@ from entityq.postgres.queries import load
 Connection = AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
 
-_APPLY_SETTINGS = load("session.sql")["apply_settings"]
+_QUERIES = load("session.sql")
+_APPLY_SETTINGS = _QUERIES["apply_settings"]
+_READ_SETTINGS = _QUERIES["read_settings"]
+
+log = logging.getLogger(__name__)
 
 # Seconds. Also how long a caller waits for a connection of the pool.
 CONNECT_DEADLINE = 5.0
@@ -67,16 +78,19 @@ _SETTINGS: Mapping[str, str] = {
 _LEASE_SETTINGS: Mapping[str, str] = {
     # Its deadline is enforced by the runner, outside of the connection: slow Postgres is not a lost lease.
     "statement_timeout": "0",
-    # The server notices a runner's host that is gone, and frees its locks, in about 11 s.
+}
+
+# How the server notices, in about 11 s, that a runner's host is gone, and frees its locks. Some platforms and
+# managed services refuse one of them, or keep their own value without a word.
+_KEEPALIVES: Mapping[str, str] = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "10000",
+    # Keepalives are not looked at while a statement runs.
+    "client_connection_check_interval": "2s",
 }
-
-# Keepalives are not looked at while a statement runs. Some platforms and managed services fix this one at 0.
-_OPTIONAL_LEASE_SETTINGS: Mapping[str, str] = {"client_connection_check_interval": "2s"}
-
+_REFUSALS = (InvalidParameterValue, CantChangeRuntimeParam, InsufficientPrivilege, UndefinedObject)
 
 # Every statement is prepared at its first use: there are few, they are fixed, and planning is what they cost.
 _KEYWORDS: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0}
@@ -113,7 +127,8 @@ async def connect(
     Raises PersistenceError when the server cannot be reached or refuses the login.
     """
     connection = await open_unconfigured(url, application_name, deadline)
-    return await _configure(connection, session_settings(schema), deadline)
+    await _configure(connection, session_settings(schema), deadline)
+    return connection
 
 
 async def connect_lease(
@@ -122,19 +137,27 @@ async def connect_lease(
     schema: str,
     application_name: str = "entityq",
     deadline: float = CONNECT_DEADLINE,
-    optional: Mapping[str, str] = _OPTIONAL_LEASE_SETTINGS,
+    keepalives: Mapping[str, str] = _KEEPALIVES,
 ) -> Connection:
     """The pinned connection of a runner: its session holds the shards' advisory locks.
 
-    `optional` settings are left out where the server refuses one. Raises PersistenceError as `connect` does.
+    Warns of keepalives that the server does not take over. Raises PersistenceError as `connect` does.
     """
-    settings = {**session_settings(schema), **_LEASE_SETTINGS}
     connection = await open_unconfigured(url, application_name, deadline)
-    try:
-        return await _configure(connection, {**settings, **optional}, deadline)
-    except (InvalidParameterValue, CantChangeRuntimeParam, InsufficientPrivilege):
-        connection = await open_unconfigured(url, application_name, deadline)
-        return await _configure(connection, settings, deadline)
+    settings = {**session_settings(schema), **_LEASE_SETTINGS}
+    found = await _configure(connection, settings, deadline, optional=keepalives)
+    over_tcp = not connection.info.host.startswith("/")
+    for name, value in keepalives.items():
+        if found[name] != value and (over_tcp or not name.startswith("tcp_")):
+            log.warning(
+                "lease.keepalive_refused: Postgres at %s has %s=%s instead of %s for this session: it notices"
+                " later that a runner's host is gone, and a peer's eviction frees the shards first",
+                masked_url(url),
+                name,
+                found[name],
+                value,
+            )
+    return connection
 
 
 @asynccontextmanager
@@ -191,19 +214,45 @@ async def open_unconfigured(
         raise _unreachable(url, str(error)) from error
 
 
-async def _configure(connection: Connection, settings: Mapping[str, str], deadline: float) -> Connection:
-    values = {"names": list(settings), "values": list(settings.values())}
+async def _configure(
+    connection: Connection,
+    settings: Mapping[str, str],
+    deadline: float,
+    *,
+    optional: Mapping[str, str] = MappingProxyType({}),
+) -> Mapping[str, str | None]:
+    """The values that the `optional` ones have afterwards. Closes the connection when it fails."""
     try:
         async with asyncio.timeout(deadline):
-            # Not prepared: it runs once per connection.
-            await connection.execute(_APPLY_SETTINGS, values, prepare=False)
+            await _apply(connection, settings)
+            return await _apply_what_it_takes(connection, optional)
     except TimeoutError:
         await connection.close()
         raise PersistenceError(f"Postgres did not answer within {deadline:g} s") from None
     except BaseException:
         await connection.close()
         raise
-    return connection
+
+
+async def _apply(connection: Connection, settings: Mapping[str, str]) -> None:
+    values = {"names": list(settings), "values": list(settings.values())}
+    # Not prepared: it runs once per connection.
+    await connection.execute(_APPLY_SETTINGS, values, prepare=False)
+
+
+async def _apply_what_it_takes(
+    connection: Connection, settings: Mapping[str, str]
+) -> Mapping[str, str | None]:
+    if not settings:
+        return {}
+    try:
+        await _apply(connection, settings)
+    except _REFUSALS:
+        for name, value in settings.items():
+            with suppress(*_REFUSALS):
+                await _apply(connection, {name: value})
+    rows = await connection.execute(_READ_SETTINGS, {"names": list(settings)}, prepare=False)
+    return dict(await rows.fetchall())
 
 
 async def fetch_value(

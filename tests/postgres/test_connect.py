@@ -18,6 +18,7 @@ from entityq.postgres.connect import (
     open_pool,
     session_settings,
 )
+from tests.support.fault_proxy import fault_proxy
 
 CANARY = "s3cr3t-canary"
 NOBODY = f"postgresql://user:{CANARY}@127.0.0.1:1/bank"
@@ -79,20 +80,44 @@ async def test_the_lease_connection(postgres_url: str) -> None:
         assert await setting(connection, "application_name") == "entityq:8"
 
 
-async def test_the_keepalives_of_the_lease_connection_over_tcp(tcp_url: str) -> None:
+async def test_the_keepalives_of_the_lease_connection_over_tcp(
+    tcp_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with await connect_lease(tcp_url, schema="entityq") as connection:
         found = [
             await setting(connection, f"tcp_{name}")
             for name in ("keepalives_idle", "keepalives_interval", "keepalives_count", "user_timeout")
         ]
         assert found == ["5", "2", "3", "10000"]
+        assert await setting(connection, "client_connection_check_interval") == "2s"
+    assert not caplog.records
 
 
-async def test_an_optional_setting_that_the_server_refuses_is_left_out(postgres_url: str) -> None:
-    refused = {"client_connection_check_interval": "never"}
-    async with await connect_lease(postgres_url, schema="entityq", optional=refused) as connection:
+async def test_keepalives_that_the_server_refuses_or_does_not_know_are_named(
+    tcp_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are set all the same, and so is what is no keepalive."""
+    wanted = {"client_connection_check_interval": "never", "tcp_no_such": "1", "tcp_keepalives_idle": "7"}
+    async with await connect_lease(tcp_url, schema="entityq", keepalives=wanted) as connection:
+        assert await setting(connection, "tcp_keepalives_idle") == "7"
         assert await setting(connection, "client_connection_check_interval") == "0"
         assert await setting(connection, "lock_timeout") == "100ms"
+    named = [record.getMessage().partition(" has ")[2].partition(" instead")[0] for record in caplog.records]
+    assert named == ["client_connection_check_interval=0", "tcp_no_such=None"]
+
+
+async def test_keepalives_that_the_server_ignores_are_named(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A proxy in front of the server's Unix socket: on that one, there are none."""
+    async with fault_proxy(postgres_url) as proxy:
+        async with await connect_lease(proxy.url, schema="entityq") as connection:
+            assert await setting(connection, "tcp_user_timeout") == "0"
+        assert "tcp_user_timeout=0 instead of 10000" in caplog.text
+        assert "client_connection_check_interval" not in caplog.text
+    caplog.clear()
+    async with await connect_lease(postgres_url, schema="entityq"):
+        assert not caplog.records
 
 
 async def test_the_pool_configures_each_connection_and_waits_when_all_are_in_use(postgres_url: str) -> None:
