@@ -1,5 +1,6 @@
 """P8 as a user meets it: an app whose clients and runners refuse to start, with one sentence that helps."""
 
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,12 +13,13 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from entityq import Entity, EntityQ, UnsafeConfiguration, message
+from entityq.postgres.migrate import OLDEST_SCHEMA
 from entityq.redis.connect import open_client as connect_redis
 from entityq.redis.keys import Keys
 from tests.promises.cluster import Cluster
 from tests.promises.journals import Journal
 from tests.support.pgbouncer import listen_on_tcp, pgbouncer
-from tests.support.servers import SHARDS, PrivateServers
+from tests.support.servers import SHARDS, Connection, PrivateServers
 from tests.support.waiting import eventually_async
 
 Opens = Callable[[EntityQ], AbstractAsyncContextManager[object]]
@@ -148,7 +150,7 @@ async def test_an_older_schema(opens: Opens, app: EntityQ, postgres_url: str) ->
     with psycopg.connect(postgres_url) as owner:
         owner.execute("DELETE FROM entityq.migration")
     sentence = await refused(opens, app)
-    assert "is at migration 0; this code needs 1 or later. Run `entityq migrate`." in sentence
+    assert f"is at migration 0; this code needs {OLDEST_SCHEMA} or later. Run `entityq migrate`." in sentence
 
 
 @CLIENT_AND_RUNNER
@@ -183,6 +185,54 @@ async def test_a_type_of_another_shard_group(
     sentence = await refused(opens, moved)
     assert "Entity type Account belongs to shard group default in the cluster" in sentence
     assert 'Write shard_group="default"' in sentence
+    assert "`entityq reshard --type Account --group slow`" in sentence
+
+
+@CLIENT_AND_RUNNER
+async def test_another_format(opens: Opens, app: EntityQ, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as owner:
+        owner.execute("UPDATE entityq.cluster SET format_version = 2")
+    sentence = await refused(opens, app)
+    assert "stores format 2; this code knows 1" in sentence
+    assert "Install the version of entityq that the other runners have." in sentence
+
+
+async def test_missing_rights(
+    app: EntityQ, namespace: str, server: Connection, postgres_url: str, redis_url: str
+) -> None:
+    """A role that the migrations' owner has given its rights to, but for one function and one table."""
+    async with app.open_client():
+        pass
+    role = f"limited_{secrets.token_hex(4)}"
+    server.execute(f"CREATE ROLE {role} LOGIN".encode())
+    try:
+        with psycopg.connect(postgres_url, autocommit=True) as owner:
+            for right in (
+                "USAGE ON SCHEMA",
+                "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA",
+                "USAGE, SELECT ON ALL SEQUENCES IN SCHEMA",
+                "EXECUTE ON ALL FUNCTIONS IN SCHEMA",
+            ):
+                owner.execute(f"GRANT {right} entityq TO {role}".encode())
+            owner.execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA entityq FROM public")
+        limited = new_app(namespace, postgres_url=as_user(postgres_url, role), redis_url=redis_url)
+        async with open_runner(limited):
+            pass
+        with psycopg.connect(postgres_url, autocommit=True) as owner:
+            owner.execute(f"REVOKE EXECUTE ON FUNCTION entityq.runner_ended FROM {role}".encode())
+            owner.execute(f"REVOKE UPDATE ON entityq.shard_group FROM {role}".encode())
+        sentence = await refused(open_runner, limited)
+        assert "lacks rights in schema entityq: EXECUTE on runner_ended, UPDATE on shard_group." in sentence
+        assert "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA entityq to it." in sentence
+    finally:
+        with psycopg.connect(postgres_url, autocommit=True) as owner:
+            owner.execute(f"DROP OWNED BY {role}".encode())
+        server.execute(f"DROP ROLE {role}".encode())
+
+
+def as_user(url: str, user: str) -> str:
+    """The same database as another user."""
+    return url.replace("//postgres@", f"//{user}@", 1)
 
 
 @CLIENT_AND_RUNNER

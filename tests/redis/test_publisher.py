@@ -25,11 +25,12 @@ class Publishing:
     def __init__(self, redis: Any, *, first: int = 1) -> None:
         self.redis = redis
         self.unpublished: list[int] = []
+        self.streams: dict[int, bytes | None] = {}
         self.breaker = Breaker()
         self.publisher = Publisher(
             Streams(redis, length=10_000),
             self.breaker,
-            stream_of=lambda shard_id: b"s%d" % shard_id,
+            stream_of=lambda shard_id: self.streams.get(shard_id, b"s%d" % shard_id),
             sender=SENDER,
             unpublished=self._unpublished,
             first=first,
@@ -85,6 +86,27 @@ async def test_skipped_rows_take_their_numbers(publishing: Publishing) -> None:
     assert publishing.unpublished == [1, 2]
     await publishing.publish((1, 12))
     assert await publishing.stream(1) == [(2, 12)]
+
+
+async def test_rows_of_an_unknown_shard_take_a_number_and_are_told(publishing: Publishing) -> None:
+    """A reshard has made it: the process does not know its stream yet."""
+    publishing.streams[7] = None
+    await publishing.publish((1, 10), (7, 11), (1, 12))
+    assert publishing.unpublished == [7]
+    assert await publishing.stream(1) == [(1, 10), (3, 12)]
+    publishing.streams[7] = b"s7"
+    await publishing.publish((7, 13))
+    assert await publishing.stream(7) == [(2, 13)], "no gap: the row before it would be found late"
+
+
+async def test_a_new_shard_with_the_stream_of_an_old_one_goes_on_with_its_numbers(
+    publishing: Publishing,
+) -> None:
+    """Entries of before a reshard can still be in the stream: the same numbers again would be old ones."""
+    await publishing.publish((1, 10), (1, 11))
+    publishing.streams[8] = b"s1"
+    await publishing.publish((8, 12))
+    assert await publishing.stream(1) == [(1, 10), (2, 11), (3, 12)]
 
 
 async def test_large_batches_are_several_and_keep_their_order(publishing: Publishing) -> None:
