@@ -75,7 +75,7 @@ def memory_is_bounded(evidence: Evidence) -> Finding:
     return finding
 
 
-def runners_end_only_when_told(evidence: Evidence) -> Finding:
-    finding = Finding("no runner ends by itself", examined=len(evidence.history.samples))
+def processes_end_when_told(evidence: Evidence) -> Finding:
+    finding = Finding("processes end when told, and only then", examined=len(evidence.history.samples))
     finding.violations.extend(evidence.ends)
     return finding

@@ -9,7 +9,7 @@ from tests.chaos.stored import Stored
 
 @dataclass(slots=True)
 class Evidence:
-    """`ends` are the lines of the workers' logs about runners that ended without having been killed."""
+    """`ends`: processes that ended without having been killed, or did not end, or never came back."""
 
     history: History
     stored: Stored

@@ -1,6 +1,7 @@
 """Strikes with the faults of a deck, several at a time; what they are healed of is written down."""
 
 import asyncio
+import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,12 +14,16 @@ from tests.chaos.history import Journalist, Struck
 
 
 class Nemesis:
-    """One fault at a time for each victim, Postgres and Valkey are one each; one worker is always spared."""
+    """One fault at a time for each victim, Postgres and Valkey are one each; one worker is always spared.
+
+    `failed`: what did not come back from a fault.
+    """
 
     def __init__(self, arena: Arena, journalist: Journalist) -> None:
         self._arena = arena
         self._journalist = journalist
         self._victims: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.failed: list[str] = []
         self._workers = asyncio.Semaphore(max(1, len(arena.workers) - 1))
 
     async def strike(self, strikes: Iterable[Strike], seconds: float, at_least: int) -> None:
@@ -46,5 +51,8 @@ class Nemesis:
     async def _one(self, strike: Strike, stack: AsyncExitStack) -> None:
         async with stack:
             start = time.monotonic()
-            await EFFECTS[strike.kind](self._arena, strike)
+            try:
+                await EFFECTS[strike.kind](self._arena, strike)
+            except (AssertionError, subprocess.TimeoutExpired) as error:
+                self.failed.append(f"{strike.kind} of {strike.victim}: {error}")
             self._journalist.struck(Struck(strike.kind, self._victim(strike), start, time.monotonic()))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from tests.chaos.nemesis import Nemesis
 from tests.chaos.producer import PATIENCE
 from tests.chaos.queries import QUERIES
 from tests.chaos.stored import read_stored
+from tests.support.processes import Running
 from tests.support.servers import connected
 from tests.support.waiting import eventually
 
@@ -54,8 +56,9 @@ async def run(options: Options, directory: Path) -> Evidence:
             strikes = deal(
                 Random(options.seed), options.kinds, workers=options.workers, producers=options.producers
             )
-            await Nemesis(arena, journalist).strike(strikes, options.seconds, len(options.kinds))
-            ends = await asyncio.to_thread(_wind_down, arena)
+            nemesis = Nemesis(arena, journalist)
+            await nemesis.strike(strikes, options.seconds, len(options.kinds))
+            ends = nemesis.failed + await asyncio.to_thread(_wind_down, arena)
         finally:
             sampling.cancel()
             with suppress(asyncio.CancelledError):
@@ -90,9 +93,7 @@ def _wind_down(arena: Arena) -> list[str]:
     for producer in arena.producers.values():
         producer.process.terminate()
     for producer in arena.producers.values():
-        code = producer.process.wait(_LAST).code
-        if code != 0:
-            ends.append(f"{producer.name} ended with {code}")
+        ends += _ended(producer.name, producer.process, _LAST)
     with connected(arena.servers.postgres_url) as connection, suppress(AssertionError):
         # The check says what is left.
         eventually(lambda: connection.execute(QUERIES["count_pending"]).fetchone() == (0,), _LAST)
@@ -100,12 +101,19 @@ def _wind_down(arena: Arena) -> list[str]:
         worker.runners()
         worker.process.terminate()
     for worker in arena.workers.values():
-        code = worker.process.wait(_DRAIN).code
-        if code != 0:
-            ends.append(f"{worker.name} ended with {code}")
+        ends += _ended(worker.name, worker.process, _DRAIN)
         ends += [f"runner {runner.pid} of {worker.name} did not end" for runner in worker.left()]
         ends += _unexpected_ends(worker)
     return ends
+
+
+def _ended(name: str, process: Running, seconds: float) -> list[str]:
+    try:
+        process.ended(seconds)
+    except subprocess.TimeoutExpired:
+        return [f"{name} did not end within {seconds:g} s"]
+    code = process.wait().code
+    return [f"{name} ended with {code}"] if code else []
 
 
 def _unexpected_ends(worker: Worker) -> list[str]:

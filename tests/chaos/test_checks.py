@@ -347,7 +347,7 @@ BAD: list[tuple[Check, Spoil]] = [
         )
     ),
     *((check_behaviour.memory_is_bounded, spoil) for spoil in (_take_too_much_memory, _grow)),
-    (check_behaviour.runners_end_only_when_told, _end_a_runner),
+    (check_behaviour.processes_end_when_told, _end_a_runner),
 ]
 
 

@@ -21,7 +21,7 @@ INVARIANTS: Sequence[Callable[[Evidence], Finding]] = (
     check_order.no_commit_by_an_old_epoch,
     check_behaviour.errors_are_allowed,
     check_behaviour.memory_is_bounded,
-    check_behaviour.runners_end_only_when_told,
+    check_behaviour.processes_end_when_told,
 )
 
 # A run that has seen less says nothing: answered operations and faults per second of its faults.
