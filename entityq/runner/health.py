@@ -13,6 +13,7 @@ from typing import Protocol
 from psycopg import Error
 
 from entityq.postgres.membership import Member
+from entityq.runner.ring import after
 
 _log = logging.getLogger(__name__)
 
@@ -60,14 +61,11 @@ def judged_by(me: int, members: Iterable[Member]) -> list[Member]:
     judges nobody: what is wrong may be on its side. Where all are unhealthy, each judges the next one, or
     nobody would ever be healthy again. Runners that leave are not judged.
     """
-    staying = sorted(
-        (member for member in members if not member.draining), key=lambda member: member.incarnation
-    )
-    place = next((place for place, member in enumerate(staying) if member.incarnation == me), None)
-    if place is None:
+    staying = {member.incarnation: member for member in members if not member.draining}
+    if me not in staying:
         return []
-    others = staying[place + 1 :] + staying[:place]
-    if not staying[place].healthy:
+    others = [staying[incarnation] for incarnation in after(me, staying)]
+    if not staying[me].healthy:
         return [] if any(other.healthy for other in others) else others[:1]
     healthy = next((number for number, other in enumerate(others) if other.healthy), len(others))
     return others[: healthy + 1]

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 
 def peer_of(me: int, alive: Collection[int]) -> int | None:
     """The runner that `me` watches; None when there is no other."""
-    return next(_after(me, alive), None)
+    return next(after(me, alive), None)
 
 
 def ended_beside(me: int, before: Collection[int], alive: Collection[int]) -> list[int]:
@@ -14,14 +14,15 @@ def ended_beside(me: int, before: Collection[int], alive: Collection[int]) -> li
     Each one that ended is in the stretch of exactly one survivor, also when its watcher ended with it.
     """
     ended: list[int] = []
-    for incarnation in _after(me, before):
+    for incarnation in after(me, before):
         if incarnation in alive:
             break
         ended.append(incarnation)
     return ended
 
 
-def _after(me: int, incarnations: Collection[int]) -> Iterator[int]:
+def after(me: int, incarnations: Collection[int]) -> Iterator[int]:
+    """All others, in the order of the ring."""
     others = sorted(incarnation for incarnation in incarnations if incarnation != me)
     yield from (incarnation for incarnation in others if incarnation > me)
     yield from (incarnation for incarnation in others if incarnation < me)

@@ -1,12 +1,15 @@
 """`entityq status`: who runs, and what waits."""
 
+import asyncio
 import re
 from pathlib import Path
 
 from entityq.address import lock_class
+from entityq.postgres.connect import connect
 from tests.cli.workers import BANK, start_worker
+from tests.support.leases import open_cluster
 from tests.support.processes import CommandLine
-from tests.support.servers import SHARDS, connected
+from tests.support.servers import SCHEMA, SHARDS, connected
 from tests.support.waiting import eventually
 
 
@@ -47,6 +50,19 @@ def test_with_runners(entityq: CommandLine) -> None:
     assert (group["held"], group["pending"], group["oldest_seconds"]) == (SHARDS, 0, None)
     assert re.search(r"^runner-1 +\d+ +serving +default +\d+ +\d", text.stdout, re.MULTILINE)
     assert "\x1b" not in text.stdout
+
+
+async def test_an_unhealthy_runner(entityq: CommandLine, postgres_url: str, namespace: str) -> None:
+    async with open_cluster(postgres_url, namespace) as cluster:
+        await cluster.session(name="sick")
+        async with await connect(postgres_url, schema=SCHEMA) as connection:
+            await connection.execute("UPDATE runner SET healthy = false")
+        document = await asyncio.to_thread(entityq.run, "status", "-j")
+        text = await asyncio.to_thread(entityq.run, "status")
+
+    (runner,) = document.json()["runners"]
+    assert (runner["name"], runner["state"]) == ("sick", "unhealthy")
+    assert re.search(r"^sick +\d+ +unhealthy +default", text.stdout, re.MULTILINE)
 
 
 def test_an_unreachable_server(entityq: CommandLine) -> None:

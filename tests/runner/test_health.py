@@ -154,6 +154,21 @@ async def test_what_changes_is_recorded_and_logged_once(caplog: pytest.LogCaptur
     assert second.startswith("runner.healthy_again name=r2 host=host-2 incarnation=2: ")
 
 
+async def test_what_another_judge_has_recorded_already_is_not_told_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    script, table = Script({2: Judgement(healthy=False, reason="it is asleep")}), Table()
+    seen = table.members  # and not looked at again
+    table.members = [member(1), member(2, healthy=False)]
+    running = asyncio.create_task(Health(1, script, table, lambda: seen).run())
+    try:
+        await looks(script)
+        assert set(table.writes) == {(2, False)}
+    finally:
+        await end(running)
+    assert caplog.messages == []
+
+
 async def test_what_cannot_be_recorded_is_tried_again() -> None:
     script, table = Script({2: Judgement(healthy=False, reason="it is asleep")}), Table(down=True)
     running = asyncio.create_task(Health(1, script, table, lambda: table.members).run())

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -272,6 +273,17 @@ async def test_the_setting_chooses(redis_url: str) -> None:
             settings = Settings.load("tests", {"runner_health": name})
             assert isinstance(health_checks(settings, {})(control, 1), kind)
     assert isinstance(health_checks(Settings.load("tests"), {})(control, 1), PingCheck)
+
+
+async def test_k8s_in_a_pod(server: KubernetesServer, redis_url: str) -> None:
+    server.pods = [pod(socket.gethostname()), pod(PEER, NOT_READY)]
+    environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(server.port)}
+    settings = Settings.load("tests", {"runner_health": "k8s", "kubernetes_selector": "app=bank"})
+    async with open_control(redis_url, redis_url) as control:
+        check = health_checks(settings, environ, server.directory)(control, 1)
+        judgements = await check.look([member(2, PEER)])
+    assert judgements[2].reason == "its pod is not ready since 2026-11-23T10:00:00Z"
+    assert server.requests[0].endswith("&labelSelector=app%3Dbank")
 
 
 async def test_k8s_outside_of_a_pod_is_refused() -> None:
