@@ -84,8 +84,9 @@ class Switches(ABC):
         """In each of these directions of each connection."""
         self._each(to_server, to_client, existing, rate=bytes_per_second)
 
-    def heal(self) -> None:
-        self._apply(Faults())
+    def heal(self, *, existing: bool = True) -> None:
+        """With `existing=False` the connections of now stay as they are: their network is gone for good."""
+        self._apply(Faults(), existing)
 
     def _each(self, to_server: bool, to_client: bool, existing: bool, **change: Any) -> None:
         wanted = self._wanted
@@ -213,6 +214,10 @@ class FaultProxy(Switches):
     @property
     def connections(self) -> int:
         return len(self._links)
+
+    def redirect(self, target: str) -> None:
+        """New connections go to the server of another URL, as after a failover."""
+        self._target = _target(target)
 
     def cut(self) -> None:
         for task, link in self._links.items():

@@ -13,6 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from entityq.redis.connect import open_client
 from tests.support.fault_proxy import FaultProxy, ProxyProcess, fault_proxy, proxy_process
+from tests.support.servers import PrivateServers
 from tests.support.waiting import eventually_async
 
 PAYLOAD = b"x" * 8_000_000
@@ -143,6 +144,28 @@ async def test_new_connections_only(proxy: FaultProxy, client: Redis) -> None:
         assert await unanswered(task)
         proxy.heal()
         assert await task == 3
+
+
+async def test_what_was_lost_stays_lost_while_new_connections_are_healed(
+    proxy: FaultProxy, client: Redis
+) -> None:
+    proxy.black_hole()
+    task = asyncio.create_task(count(client))
+    proxy.heal(existing=False)
+    async with open_client(proxy.url) as other:
+        assert await count(other) == 2
+    assert await unanswered(task)
+    proxy.heal()
+    assert await task == 3
+
+
+async def test_redirected_connections_go_to_another_server(
+    proxy: FaultProxy, client: Redis, private_servers: PrivateServers
+) -> None:
+    proxy.redirect(private_servers.redis_url)
+    async with open_client(proxy.url) as other:
+        assert await other.get("a") is None
+    assert await count(client) == 2
 
 
 async def test_megabytes_go_through(client: Redis) -> None:
