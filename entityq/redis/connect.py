@@ -6,9 +6,10 @@ pool that is given to it), a pool that raises when all of its connections are in
 can be shorter than a blocking read.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import (
@@ -20,6 +21,7 @@ from redis.asyncio.connection import (
     parse_url,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError
 
 from entityq.config import masked_url
 from entityq.errors import UnsafeConfiguration
@@ -29,26 +31,40 @@ CONNECT_DEADLINE = 2.0
 POOL_DEADLINE = 5.0
 
 
-class _ClosedTransport(AbstractConnection):
-    """uvloop raises RuntimeError, which redis-py passes on, where asyncio raises nothing: at a write after the
-    connection was reset, and before a read has met it."""
+class _AnyConnection(AbstractConnection):
+    """What redis-py's own kinds lack when a connection or a server goes bad."""
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        # redis-py bounds the connect itself, and not what is said before the first command.
+        async with asyncio.timeout(CONNECT_DEADLINE):
+            await super().on_connect_check_health(check_health)
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        # uvloop raises RuntimeError, which redis-py passes on, where asyncio raises nothing: at a write after
+        # the connection was reset, and before a read has met it.
         try:
             await super().send_packed_command(command, check_health)
         except RuntimeError as error:
             raise RedisConnectionError(f"the connection ended before the write: {error}") from error
 
+    async def read_response(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return cast("Any", await super().read_response(*arguments, **options))
+        except ReadOnlyError:
+            # After a failover the old primary may go on as a replica: the name in the URL has moved.
+            await self.disconnect(nowait=True)
+            raise
 
-class _TcpConnection(_ClosedTransport, Connection):
+
+class _TcpConnection(_AnyConnection, Connection):
     pass
 
 
-class _TlsConnection(_ClosedTransport, SSLConnection):
+class _TlsConnection(_AnyConnection, SSLConnection):
     pass
 
 
-class _UnixConnection(_ClosedTransport, UnixDomainSocketConnection):
+class _UnixConnection(_AnyConnection, UnixDomainSocketConnection):
     pass
 
 

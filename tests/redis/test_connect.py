@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import uvloop
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from entityq.errors import UnsafeConfiguration
+from entityq.redis import connect
 from entityq.redis.connect import open_client, open_connection
 from tests.support.fault_proxy import fault_proxy
 from tests.support.servers import PrivateServers
@@ -130,3 +131,37 @@ def test_a_url_that_cannot_be_read_is_refused_without_its_password(bad: str) -> 
     with pytest.raises(UnsafeConfiguration, match="is not a Redis URL") as caught:
         open_connection(bad)
     assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_server_that_takes_a_connection_and_says_nothing_is_given_up(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "CONNECT_DEADLINE", 0.2)
+    async with fault_proxy(redis_url) as proxy:
+        proxy.black_hole()
+        connection: Any = open_connection(proxy.url)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(10):
+                await connection.send_command("PING")
+        assert not connection.is_connected
+        proxy.heal(existing=False)
+        await connection.send_command("PING")
+        assert await connection.read_response() == b"PONG"
+        await connection.disconnect()
+
+
+async def test_a_server_that_has_become_a_replica_is_left(
+    redis_url: str, private_servers: PrivateServers
+) -> None:
+    async with (
+        fault_proxy(private_servers.redis_url) as proxy,
+        open_client(proxy.url, size=1) as client,
+        open_client(private_servers.redis_url) as direct,
+    ):
+        await client.set("a", "b")
+        commands: Any = direct
+        await commands.replicaof("127.0.0.1", "1")
+        proxy.redirect(redis_url)
+        with pytest.raises(ReadOnlyError):
+            await client.set("a", "b")
+        await client.set("a", "b")
