@@ -14,11 +14,12 @@ from typing import Any, Protocol, cast
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from entityq.redis.subscription import listen
+
 _log = logging.getLogger(__name__)
 
 # Seconds.
 _PUBLISH_DEADLINE = 0.1
-_SILENCE = 5.0
 _RETRY = 0.5
 
 
@@ -89,7 +90,7 @@ class ControlChannel:
         first = True
         while True:
             try:
-                await self._receive()
+                await listen(self._connection, self._channel, self._take)
             except (RedisError, OSError) as error:
                 if first or self.subscribed.is_set():  # once per outage
                     _log.warning("No control channel, polling Postgres instead: %s", error)
@@ -98,20 +99,6 @@ class ControlChannel:
                 await self._connection.disconnect(nowait=True)
             first = False
             await asyncio.sleep(_RETRY)
-
-    async def _receive(self) -> None:
-        await self._connection.send_command("SUBSCRIBE", self._channel)  # connects first
-        asked = False
-        while True:
-            reply = cast("Any", await self._connection.read_response(timeout=_SILENCE))
-            if reply is not None:
-                asked = False
-                self._take(reply)
-            elif asked:
-                raise ConnectionError(f"Redis was silent for {2 * _SILENCE:g} s")
-            else:
-                await self._connection.send_command("PING")
-                asked = True
 
     def _take(self, reply: Any) -> None:
         if reply[0] == b"subscribe":

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from entityq.redis.deadline import deadline
 from entityq.redis.keys import Keys
+from entityq.redis.subscription import listen
 
 VERSION = 1
 # Bytes. A slow subscriber is disconnected when 8 MiB wait for it for a minute.
@@ -24,7 +25,6 @@ MAX_MESSAGE = 1024 * 1024
 
 # Seconds.
 PUBLISH_DEADLINE = 0.1
-_SILENCE = 5.0
 _RETRY = 0.1
 
 Pair = tuple[int, bytes | None]
@@ -102,7 +102,7 @@ class ReplySubscription:
         received: Callable[[Iterable[Pair]], None],
         interrupted: Callable[[], None],
     ) -> None:
-        self._connection: Any = connection  # its methods are not annotated
+        self._connection = connection
         self._channel = channel
         self._received = received
         self._interrupted = interrupted
@@ -113,7 +113,7 @@ class ReplySubscription:
         warned = False
         while True:
             try:
-                await self._receive()
+                await listen(self._connection, self._channel, self._take)
             except (RedisError, OSError) as error:
                 if self.subscribed.is_set() or not warned:  # once per outage
                     _log.warning("client.replies_interrupted: reading the outbox instead: %s", error)
@@ -122,20 +122,6 @@ class ReplySubscription:
                 self.subscribed.clear()
                 await self._connection.disconnect(nowait=True)
             await asyncio.sleep(_RETRY)
-
-    async def _receive(self) -> None:
-        await self._connection.send_command("SUBSCRIBE", self._channel)  # connects first
-        asked = False
-        while True:
-            message: Any = await self._connection.read_response(timeout=_SILENCE)
-            if message is not None:
-                asked = False
-                self._take(message)
-            elif asked:
-                raise ConnectionError(f"Redis was silent for {2 * _SILENCE:g} s")
-            else:
-                await self._connection.send_command("PING")
-                asked = True
 
     def _take(self, message: Any) -> None:
         if message[0] == b"message":
