@@ -1,6 +1,5 @@
 """Publishing the requests of one sender: numbered per shard, so that a shard's owner sees every gap."""
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -12,8 +11,6 @@ from entityq.redis.streams import Addition, Streams
 
 MAX_ITEMS = 1_000
 MAX_BYTES = 4 * 1024 * 1024
-
-_log = logging.getLogger(__name__)
 
 
 class HasEnvelope(Protocol):
@@ -99,9 +96,7 @@ class Publisher:
         try:
             await self._streams.add(additions)
         except (RedisError, OSError, TimeoutError) as error:
-            if self._breaker.closed:
-                _log.warning("publisher.failed entries=%d: %r", len(additions), error)
-            self._breaker.failed()
+            self._breaker.failed(error)
             return False
         self._breaker.succeeded()
         return True

@@ -1,4 +1,6 @@
-from entityq.redis.breaker import COOL_DOWN, THRESHOLD, Breaker, BreakerState, after_failure, allows
+import pytest
+
+from entityq.redis.breaker import CALM, COOL_DOWN, THRESHOLD, Breaker, BreakerState, after_failure, allows
 
 
 class Clock:
@@ -27,21 +29,42 @@ def test_after_the_cool_down_one_try_decides() -> None:
     clock = Clock()
     breaker = Breaker(clock)
     for _ in range(THRESHOLD):
-        breaker.failed()
+        breaker.failed(OSError())
     assert not seen(breaker)
     clock.now += COOL_DOWN
     assert seen(breaker)
-    breaker.failed()
+    breaker.failed(OSError())
     assert not seen(breaker)
     clock.now += COOL_DOWN
     breaker.succeeded()
-    breaker.failed()
+    breaker.failed(OSError())
     assert seen(breaker)
 
 
 def test_a_success_forgets_the_failures() -> None:
     breaker = Breaker(Clock())
     for _ in range(10 * THRESHOLD):
-        breaker.failed()
+        breaker.failed(OSError())
         breaker.succeeded()
     assert seen(breaker)
+
+
+def test_an_outage_is_two_lines_however_long_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    clock = Clock()
+    breaker = Breaker(clock, name="redis.publish", instead="slower")
+    breaker.succeeded()
+    for _ in range(100):
+        breaker.failed(TimeoutError())
+        clock.now += COOL_DOWN
+    breaker.succeeded()
+    # It comes and goes: still the same one.
+    breaker.failed(OSError("gone"))
+    breaker.succeeded()
+    assert caplog.messages == [
+        "redis.publish_failed: no answer in time; slower",
+        "redis.publish_works_again after 100.0 s",
+    ]
+    clock.now += CALM
+    breaker.failed(OSError("gone"))
+    assert caplog.messages[2:] == ["redis.publish_failed: gone; slower"]

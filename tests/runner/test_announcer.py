@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from entityq.runner.announcer import Announcer
 from entityq.runner.commit import SentRow
 from entityq.runner.owned_shard import OwnedShard
+from tests.support.waiting import eventually_async
 
 
 class Redis:
@@ -20,6 +22,7 @@ class Redis:
         self.acknowledged: list[Mapping[bytes, Sequence[bytes]]] = []
         self.wakes = 0
         self.broken = False
+        self.refusals = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.entered = asyncio.Event()
@@ -32,6 +35,9 @@ class Redis:
         self.replies.append({client: list(pairs) for client, pairs in replies.items()})
 
     async def acknowledge(self, entries: Mapping[bytes, Sequence[bytes]]) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise ResponseError("NOPERM")
         self.acknowledged.append({stream: list(ids) for stream, ids in entries.items()})
 
     async def publish_requests(self, owned: OwnedShard, rows: Sequence[SentRow]) -> None:
@@ -88,6 +94,35 @@ async def test_one_failure_keeps_nothing_else_from_being_announced() -> None:
         await announcer.drain(5)
     assert redis.acknowledged == [{b"s": [b"1-0"]}]
     assert redis.replies == [{1: [(11, b"b")]}]
+
+
+async def test_replies_that_hang_do_not_hold_up_acknowledgements() -> None:
+    redis = Redis()
+    redis.gate.clear()
+    async with announcing(redis) as announcer:
+        announcer.reply(1, 10, b"a")
+        announcer.entry(b"s", b"1-0")
+        await eventually_async(lambda: _true(redis.acknowledged))
+
+
+async def test_what_could_not_be_acknowledged_is_acknowledged_later(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    redis = Redis()
+    redis.refusals = 4  # the breaker opens, and its first try fails
+    async with announcing(redis) as announcer:
+        for entry in (b"1-0", b"2-0", b"3-0", b"4-0"):
+            announcer.entry(b"s", entry)
+            await announcer.drain(5)
+        await eventually_async(lambda: _true(redis.acknowledged))
+    assert redis.acknowledged == [{b"s": [b"1-0", b"2-0", b"3-0", b"4-0"]}]
+    assert [line.split()[0] for line in caplog.messages] == [
+        "redis.acknowledge_failed:",
+        "redis.acknowledge_works_again",
+    ]
+
+
+async def _true(value: object) -> bool:
+    return bool(value)
 
 
 async def test_a_drain_has_a_deadline(caplog: pytest.LogCaptureFixture) -> None:
