@@ -9,9 +9,14 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
+from entityq.redis.deadline import deadline
 from entityq.redis.keys import CONSUMER_GROUP
 
 CLAIM_PAGE = 1_000
+# Seconds for an answer. Whoever takes longer is given up, and the outbox is read instead: a connection whose
+# other end is gone says nothing.
+SLACK = 1.0
+PENDING_DEADLINE = 2.0
 # A wake stream that nobody uses any more goes by itself; a reader that misses its group makes it anew.
 WAKE_EXPIRY_MS = 86_400_000
 # A reader asks again at least every few seconds.
@@ -51,23 +56,23 @@ class StreamReader:
         """New entries of `streams`, at most `count` of each; waits up to `block` seconds for the first."""
         milliseconds = str(max(1, int(block * 1000))).encode()
         command = [b"COUNT", str(count).encode(), b"BLOCK", milliseconds, b"STREAMS"]
-        reply = await self._call(*command, *streams, *([b">"] * len(streams)), deadline=block + 5.0)
+        reply = await self._call(*command, *streams, *([b">"] * len(streams)), seconds=block + SLACK)
         return parse_entries(reply)
 
     async def pending(self, after: Mapping[bytes, bytes], *, count: int) -> list[StreamEntry]:
         """This consumer's own unacknowledged entries behind the given ids, up to `count` of each stream."""
         reply = await self._call(
-            b"COUNT", str(count).encode(), b"STREAMS", *after, *after.values(), deadline=5.0
+            b"COUNT", str(count).encode(), b"STREAMS", *after, *after.values(), seconds=PENDING_DEADLINE
         )
         return parse_entries(reply)
 
     async def close(self) -> None:
         await self._connection.disconnect(nowait=True)
 
-    async def _call(self, *arguments: bytes, deadline: float) -> Any:
+    async def _call(self, *arguments: bytes, seconds: float) -> Any:
         connection = self._connection
         try:
-            async with asyncio.timeout(deadline):
+            async with deadline(seconds):
                 if not connection.is_connected:
                     await connection.connect()  # type: ignore[no-untyped-call]  # redis-py has no types here
                 await connection.send_command(
@@ -101,13 +106,6 @@ class StreamGroups:
         self._redis = redis
         self._consumer = consumer
         self._deadline = deadline
-
-    async def ensure(self, streams: Sequence[bytes]) -> None:
-        """Create the streams and their groups where they are missing."""
-        pipeline: Any = self._redis.pipeline(transaction=False)
-        for stream in streams:
-            pipeline.execute_command("XGROUP", "CREATE", stream, CONSUMER_GROUP, "0", "MKSTREAM")
-        _raise_other_than_busygroup(await self._execute(pipeline, raise_on_error=False))
 
     async def join(self, streams: Sequence[bytes]) -> list[list[StreamEntry]]:
         """Take streams over, many in one round trip: their groups exist, and what other consumers left pending
@@ -148,7 +146,7 @@ class StreamGroups:
         for stream, entry_ids in entries.items():
             pipeline.execute_command("XACK", stream, CONSUMER_GROUP, *entry_ids)
             pipeline.execute_command("XDEL", stream, *entry_ids)
-        await self._execute(pipeline, raise_on_error=False)
+        await self._execute(pipeline, raise_on_error=True)
 
     async def wake(self, stream: bytes) -> None:
         """One entry, so that a blocking read that includes `stream` returns."""

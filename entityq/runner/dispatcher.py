@@ -125,6 +125,9 @@ class Dispatcher:
             self._answers.acknowledge(owned, [request.entry_id] if request.entry_id else [])
         elif owned.intake.take_volatile(request.request_id):
             self._deliver(owned, request)
+        elif request.entry_id is not None:
+            # A repeat of what is in a mailbox: its sender did not hear that Redis had taken the first one.
+            self._answers.acknowledge(owned, [request.entry_id])
 
     # ----- rows of the outbox
 

@@ -8,11 +8,14 @@ from redis.exceptions import RedisError
 
 from entityq.errors import UnsafeConfiguration
 from entityq.redis.consumer import GroupMissing, StreamEntry, StreamGroups, StreamReader
+from entityq.runner.connected import Connected
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.shard_table import ShardTable
 
 log = logging.getLogger(__name__)
 
+# Seconds. A blocking read that says nothing for longer has lost its connection: seen soon.
+LONGEST_BLOCK = 1.0
 PAUSE_AFTER_FAILURE = 0.1
 PAUSE_AFTER_REFUSAL = 5.0
 ADMIT_DEADLINE = 2.0
@@ -23,8 +26,9 @@ MAX_COUNT = 1_000
 class Reader:
     """Delivers entries stream by stream, in order.
 
-    After any error of the connection the own pending entries are read first: a reply that was lost on the
-    way is only there. After a missing group (Redis was flushed or restarted empty) all shards catch up.
+    After any error the groups are made where they are missing (Redis was flushed, restarted empty, failed
+    over), what others left pending there is claimed, all shards catch up, and the own pending entries are
+    read first: a reply that was lost on the way is only there.
 
     Args:
         room: returns when the mailboxes have room for more.
@@ -53,8 +57,10 @@ class Reader:
         self._room = room
         self._admit = admit
         self._prefetch = prefetch
-        self._block = block
-        self.connected = asyncio.Event()
+        self._block = min(block, LONGEST_BLOCK)
+        self.connected = Connected()
+        # What the log says of the outage that lasts.
+        self._told = ""
 
     async def run(self) -> None:
         try:
@@ -66,36 +72,50 @@ class Reader:
                     log.warning("redis.groups_missing: %s; all shards catch up from the outbox", error)
                     self.connected.clear()
                 except UnsafeConfiguration as error:
-                    log.error("redis.refused: %s Reading from the outbox meanwhile.", error)
+                    self._tell(logging.ERROR, "redis.refused", str(error))
                     await asyncio.sleep(PAUSE_AFTER_REFUSAL)
-                except (RedisError, OSError, TimeoutError) as error:
-                    if self.connected.is_set():
-                        log.warning("redis.read_failed: %s; reading from the outbox meanwhile", error)
+                except (RedisError, OSError) as error:
+                    # A deadline of our own has no text.
+                    self._tell(logging.WARNING, "redis.read_failed", str(error) or "no answer in time")
                     self.connected.clear()
                     await asyncio.sleep(PAUSE_AFTER_FAILURE)
         finally:
             await self._reader.close()
+
+    def _tell(self, level: int, event: str, why: str) -> None:
+        """Once in an outage, whatever else Redis says in its course."""
+        if self._told != event:
+            log.log(level, "%s: %s; reading from the outbox until it works", event, why)
+        self._told = event
 
     async def _read(self) -> None:
         streams = [*self._shards.streams, self._wake_stream]
         if not self.connected.is_set():
             async with asyncio.timeout(ADMIT_DEADLINE):
                 await self._admit()
-            await self._groups.ensure(streams)
-            await self._read_own_pending(streams)
+            await self._groups.join(streams)
+            pending = await self._own_pending(streams)
             # What was published meanwhile may be gone; once, because the sweep looks while Redis is down.
+            # And first: what others left pending may be answered, which the outbox knows.
             for owned in self._shards:
                 owned.must_catch_up()
+            self._pass_on(pending)
             self.connected.set()
+            if self._told:
+                log.info("redis.read_works_again")
+                self._told = ""
         count = min(MAX_COUNT, max(MIN_COUNT, self._prefetch // len(streams)))
         self._pass_on(await self._reader.read(streams, count=count, block=self._block))
 
-    async def _read_own_pending(self, streams: list[bytes]) -> None:
+    async def _own_pending(self, streams: list[bytes]) -> list[StreamEntry]:
+        """No more than was read ahead, by this runner or by those before it."""
+        pending: list[StreamEntry] = []
         after = dict.fromkeys(streams, b"0")
         while after:
             entries = await self._reader.pending(after, count=MAX_COUNT)
-            self._pass_on(entries)
+            pending += entries
             after = {entry.stream: entry.entry_id for entry in entries}
+        return pending
 
     def _pass_on(self, entries: list[StreamEntry]) -> None:
         for entry in entries:

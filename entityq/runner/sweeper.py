@@ -6,6 +6,7 @@ import logging
 from psycopg import Error as PostgresError
 
 from entityq.postgres.backlog import Backlog, SweptRow
+from entityq.runner.connected import Connected
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.shard_table import ShardTable
@@ -30,7 +31,7 @@ class Sweeper:
         shards: ShardTable,
         deferrals: Deferrals,
         *,
-        redis_up: asyncio.Event,
+        redis_up: Connected,
         interval: float,
     ) -> None:
         self._backlog = backlog
@@ -51,12 +52,11 @@ class Sweeper:
                 log.warning("sweep.failed: %s", error)
 
     async def _pause(self) -> None:
-        if self._redis_up.is_set():
-            await asyncio.sleep(self._interval)
-            return
+        """Shorter when Redis goes meanwhile: what it had taken, and nobody had read, is in the outbox alone."""
+        up = self._redis_up.is_set()
         try:
-            async with asyncio.timeout(INTERVAL_WITHOUT_REDIS):
-                await self._redis_up.wait()
+            async with asyncio.timeout(self._interval if up else INTERVAL_WITHOUT_REDIS):
+                await (self._redis_up.wait_cleared() if up else self._redis_up.wait())
         except TimeoutError:
             return
 
@@ -84,6 +84,8 @@ class Sweeper:
     def _compare(self, owned: OwnedShard, rows: list[SweptRow]) -> None:
         deferred = self._deferrals.hashes(owned.shard_id)
         if any(row.entity_hash not in deferred and not owned.intake.knows(row.request_id) for row in rows):
-            log.info("sweep.found shard=%s", owned.shard)
+            # While Redis is down it is how all of them arrive.
+            level = logging.INFO if self._redis_up.is_set() else logging.DEBUG
+            log.log(level, "sweep.found shard=%s", owned.shard)
             self._afters.pop(owned.shard_id, None)
             owned.must_catch_up()

@@ -41,7 +41,7 @@ async def test_streams_are_joined_together_and_each_one_is_claimed_to_its_end(
     streams = [b"none", b"some", b"many"]
     reader = StreamReader(open_connection(redis_url), b"other")
     other, own = StreamGroups(redis, b"other"), StreamGroups(redis, b"own")
-    await other.ensure(streams[1:])
+    await other.join(streams[1:])
     counts = {b"none": 0, b"some": 3, b"many": CLAIM_PAGE + 3}
     for stream in streams:
         for number in range(counts[stream]):

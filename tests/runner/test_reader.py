@@ -50,6 +50,23 @@ async def test_after_a_lost_connection_the_own_pending_entries_are_read(cluster:
     await soon(acknowledged, "the entry was deleted")
 
 
+async def test_after_a_lost_connection_what_others_left_is_claimed(cluster: LiveCluster) -> None:
+    """The takeover could not: Redis was away."""
+    app = cluster.app()
+    cluster.actor(app, Probe)
+    await cluster.start(app)
+    connection = await reader_connection(cluster)
+    envelope = Envelope(app.new_id(), Address("Probe", "a"), "peek", pack({}, Limits(), "x"), False, 1)
+    key = stream(cluster, "a")
+    _, taken = await cluster.redis_transaction(
+        ("XADD", key, "*", "e", envelope.encode()),
+        ("XREADGROUP", "GROUP", CONSUMER_GROUP, "dead", "STREAMS", key, ">"),
+    )
+    assert taken
+    await cluster.redis("CLIENT", "KILL", "ID", connection)
+    await cluster.stage.saw("peek a")
+
+
 @pytest.mark.parametrize("loss", ["FLUSHALL", "XGROUP"])
 async def test_missing_groups_are_made_again_and_nothing_is_lost(cluster: LiveCluster, loss: str) -> None:
     app = cluster.app()
@@ -70,6 +87,27 @@ async def test_missing_groups_are_made_again_and_nothing_is_lost(cluster: LiveCl
     assert cluster.stage.lines("note a ") == ["0", "1", "2", "3", "4", "5"]
     # Volatile messages are in the streams alone: their groups are there again.
     assert len(await probe.peek()) == 6
+
+
+async def test_the_repeat_of_a_volatile_request_that_is_under_way_goes(cluster: LiveCluster) -> None:
+    """Its sender was not told that Redis had taken the first one."""
+    app = cluster.app()
+    probe = cluster.actor(app, Probe).at("a")
+    await cluster.start(app)
+    cluster.stage.close("g")
+    held = await probe.note.send("x", gate="g")
+    await cluster.stage.saw("note a x")
+    envelope = Envelope(app.new_id(), Address("Probe", "a"), "peek", pack({}, Limits(), "x"), False, 1)
+    key = stream(cluster, "a")
+    for _ in range(3):
+        await cluster.redis("XADD", key, "*", "e", envelope.encode())
+
+    async def two_left() -> bool:
+        return int(await cluster.redis("XLEN", key)) == 2
+
+    await soon(two_left, "the running one and the first of those that wait")
+    cluster.stage.open("g")
+    assert await held == 1
 
 
 async def test_an_entry_that_nobody_can_read_goes(
