@@ -36,7 +36,10 @@ class ControlMessage:
 
 def decode_control(data: bytes) -> ControlMessage:
     """Raises ValueError for what is no control message."""
-    value: object = json.loads(data)
+    try:
+        value: object = json.loads(data)
+    except RecursionError:
+        raise ValueError("a control message is not nested") from None
     if not isinstance(value, dict):
         raise ValueError("a control message is a JSON object")
     fields = cast("dict[str, Any]", value)
