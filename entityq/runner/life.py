@@ -16,6 +16,7 @@ from entityq.redis.control import ControlMessage
 from entityq.runner.activations import Activations
 from entityq.runner.announcer import Announcer
 from entityq.runner.answers import Answers
+from entityq.runner.attempt_record import AttemptRecord
 from entityq.runner.catching_up import CatchingUp
 from entityq.runner.commit import Commit, Committed
 from entityq.runner.committer import Committer
@@ -236,7 +237,8 @@ class Life:
         )
         listener = Listener(self._session, settings.namespace, self.shards)
         # Before the first shard is taken.
-        self._heart.listen(self, LoopWatch(self._heart.execute, limit=resources.loop_limit).look)
+        attempts = AttemptRecord(self._heart.execute, resources, self._consumer)
+        self._heart.listen(self, LoopWatch(attempts.write, limit=resources.loop_limit).look)
         try:
             async with self._tasks:
                 start(listener.run(), "listener")

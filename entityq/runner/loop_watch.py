@@ -21,14 +21,12 @@ from enum import Enum
 from sys import _current_frames as frames_of_threads  # pyright: ignore[reportPrivateUsage]
 
 from psycopg import Error as PostgresError
+from redis.exceptions import RedisError
 
-from entityq.postgres.pinned_connection import LeaseLost, Parameters, Rows
-from entityq.postgres.queries import load
+from entityq.postgres.pinned_connection import LeaseLost
 from entityq.runner.request import Request, running_request
 
 log = logging.getLogger(__name__)
-
-RECORD_ATTEMPT = load("attempts.sql")["record_attempt"]
 
 # EX_SOFTWARE of sysexits.h: whoever started the process starts another one.
 EXIT_CODE = 70
@@ -93,13 +91,13 @@ class LoopWatch:
     """Made in the loop that it watches.
 
     Args:
-        execute: a statement of the thread that looks.
+        record: called in the loop of the thread that looks with the request that is to blame, before the end.
         limit: seconds after which the process ends.
     """
 
     def __init__(
         self,
-        execute: Callable[[bytes, Parameters], Awaitable[Rows]],
+        record: Callable[[Request], Awaitable[None]],
         *,
         limit: float = LIMIT,
         leave: Callable[[float], None] = leave,
@@ -107,7 +105,7 @@ class LoopWatch:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._execute = execute
+        self._record = record
         self._limit = limit
         self._leave = leave
         self._clock = clock
@@ -166,22 +164,18 @@ class LoopWatch:
             self._described(request),
             self._stack(),
         )
-        if request is not None and request.envelope.persisted:
-            recording = asyncio.create_task(self._record(request), name="entityq attempt")
+        if request is not None:
+            recording = asyncio.create_task(self._recorded(request), name="entityq attempt")
             await asyncio.wait([recording], timeout=RECORD_DEADLINE)
             if not recording.done():
-                log.error("attempt.not_recorded request=%s: Postgres did not answer", request.request_id)
+                log.error("attempt.not_recorded request=%s: no answer", request.request_id)
         self._leave(0)
 
-    async def _record(self, request: Request) -> None:
-        """So that the next owner, and the one after it, do not fall into the same hole for ever."""
-        place = {"shard_id": request.shard_id, "seq": request.seq, "request_id": request.request_id}
+    async def _recorded(self, request: Request) -> None:
         try:
-            rows = await self._execute(RECORD_ATTEMPT, place)
-        except (LeaseLost, PostgresError) as error:
-            log.error("attempt.not_recorded request=%s: %s", request.request_id, error)
-        else:
-            log.error("attempt.recorded request=%s attempts=%s", request.request_id, rows and rows[0][0])
+            await self._record(request)
+        except (LeaseLost, PostgresError, RedisError, OSError, TimeoutError) as error:
+            log.error("attempt.not_recorded request=%s: %r", request.request_id, error)
 
 
 def running_on(loop: asyncio.AbstractEventLoop) -> Request | None:

@@ -27,6 +27,11 @@ class Shop(Entity):
         wait_for_file(until)
         return self.visits
 
+    @message(persisted=False)
+    async def look(self, until: str) -> int:
+        wait_for_file(until)
+        return self.visits
+
 
 def wait_for_file(path: str) -> None:
     while not Path(path).is_file():

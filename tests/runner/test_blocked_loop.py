@@ -117,6 +117,25 @@ async def test_three_processes_end_and_then_the_caller_is_told(mall: Mall) -> No
     assert mall.cluster.pending == 0
 
 
+async def test_a_volatile_message_ends_one_process_and_no_more(mall: Mall) -> None:
+    await mall.start("r0")
+    await mall.start("r1")
+    looking = asyncio.create_task(mall.shop("culprit").look("/never"))
+
+    async def ended() -> list[Running]:
+        return [running for running in mall.runners.values() if running.has_ended]
+
+    (running,) = await eventually_async(ended, 40, "an end")
+    finished = await asyncio.to_thread(running.wait)
+    assert finished.code == 70, finished
+    with pytest.raises(EntityDefect, match="a volatile message is not run again"):
+        await looking
+    # What a takeover finds in the outbox goes before what it finds in the stream alone.
+    assert [await mall.shop("culprit").visit() for _ in range(2)] == [1, 2]
+    (survivor,) = (each for each in mall.runners.values() if each is not running)
+    assert "loop.blocked" not in survivor.stderr
+
+
 async def test_a_frozen_process_does_not_end_itself_when_it_wakes(mall: Mall, tmp_path: Path) -> None:
     running = await mall.start("r0")
     gate = tmp_path / "gate"

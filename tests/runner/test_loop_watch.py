@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
+from psycopg.errors import LockNotAvailable
+from redis.exceptions import RedisError
 
 from entityq.address import Address
 from entityq.envelope import Envelope
-from entityq.postgres.pinned_connection import LeaseLost, Parameters, Rows
+from entityq.postgres.pinned_connection import LeaseLost
 from entityq.runner import loop_watch
-from entityq.runner.loop_watch import LAST_WORDS_DEADLINE, LIMIT, RECORD_ATTEMPT, LoopWatch, Stall, Step
+from entityq.runner.loop_watch import LAST_WORDS_DEADLINE, LIMIT, LoopWatch, Stall, Step
 from entityq.runner.request import Request, running_request
 
 CYCLE = 0.8
@@ -65,17 +67,16 @@ class Clock:
 class Blocked:
     """A watch on the test's loop. While a look runs, in another thread, the loop stands still."""
 
-    def __init__(self, execute: Callable[[bytes, Parameters], Awaitable[Rows]] | None = None) -> None:
-        self.statements: list[tuple[bytes, Parameters]] = []
+    def __init__(self, record: Callable[[Request], Awaitable[None]] | None = None) -> None:
+        self.recorded: list[int] = []
         self.leaves: list[float] = []
         self._clock = Clock()
         self._watch = LoopWatch(
-            execute or self._recorded, limit=10.0, leave=self.leaves.append, clock=self._clock
+            record or self._remember, limit=10.0, leave=self.leaves.append, clock=self._clock
         )
 
-    async def _recorded(self, statement: bytes, parameters: Parameters) -> Rows:
-        self.statements.append((statement, parameters))
-        return [(1,)]
+    async def _remember(self, request: Request) -> None:
+        self.recorded.append(request.request_id)
 
     def look(self, count: int = 1, elapsed: float = CYCLE) -> None:
         """Blocks the calling loop."""
@@ -100,16 +101,14 @@ class Blocked:
         await asyncio.gather(asyncio.sleep(0), self.blocking_handler(looks))
 
 
-def request_of(*, persisted: bool = True) -> Request:
-    envelope = Envelope(4711, Address("Account", "acct-1"), "deposit", b"", persisted, 0)
-    return Request(envelope, 7, 42, None)
+REQUEST = Request(Envelope(4711, Address("Account", "acct-1"), "deposit", b"", True, 0), 7, 42, None)
 
 
-async def turn(handler: Coroutine[Any, Any, None], *, persisted: bool = True) -> None:
+async def turn(handler: Coroutine[Any, Any, None]) -> None:
     """In a task of its own, as turns are."""
 
     async def run() -> None:
-        running_request.set(request_of(persisted=persisted))
+        running_request.set(REQUEST)
         await handler
 
     await asyncio.create_task(run(), name="entityq 1 turn Account/acct-1 4711")
@@ -141,7 +140,7 @@ async def test_what_is_no_turn_is_named_by_its_task(caplog: pytest.LogCaptureFix
     blocked = Blocked()
     await asyncio.create_task(blocked.blocking_handler(14), name="passivate Account/acct-2")
     assert "entity=- request=- message=- task='passivate Account/acct-2'" in caplog.text
-    assert blocked.statements == []
+    assert blocked.recorded == []
     assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
 
 
@@ -172,41 +171,37 @@ async def test_at_the_limit_the_attempt_is_recorded_and_the_process_ends(
 ) -> None:
     blocked = Blocked()
     await turn(blocked.blocking_handler(14))
-    assert blocked.statements == [(RECORD_ATTEMPT, {"shard_id": 7, "seq": 42, "request_id": 4711})]
+    assert blocked.recorded == [4711]
     assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
     assert "loop.blocked_too_long seconds=10.4 entity=Account/acct-1 request=4711" in caplog.text
-    assert "attempt.recorded request=4711 attempts=1" in caplog.text
 
 
-async def test_it_ends_also_when_the_attempt_cannot_be_recorded(caplog: pytest.LogCaptureFixture) -> None:
-    async def lost(_statement: bytes, _parameters: Parameters) -> Rows:
-        raise LeaseLost("Postgres closed the connection")
+@pytest.mark.parametrize(
+    "error", [LeaseLost("closed"), LockNotAvailable(), RedisError(), OSError(), TimeoutError()]
+)
+async def test_it_ends_also_when_the_attempt_cannot_be_recorded(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def lost(_request: Request) -> None:
+        raise error
 
     blocked = Blocked(lost)
     await turn(blocked.blocking_handler(14))
     assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
-    assert "attempt.not_recorded request=4711: Postgres closed the connection" in caplog.text
+    assert f"attempt.not_recorded request=4711: {error!r}" in caplog.text
 
 
 async def test_or_when_postgres_does_not_answer(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def wedged(_statement: bytes, _parameters: Parameters) -> Rows:
+    async def wedged(_request: Request) -> None:
         await asyncio.Event().wait()
-        return []
 
     monkeypatch.setattr(loop_watch, "RECORD_DEADLINE", 0.05)
     blocked = Blocked(wedged)
     await turn(blocked.blocking_handler(14))
     assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
-    assert "attempt.not_recorded request=4711: Postgres did not answer" in caplog.text
-
-
-async def test_a_volatile_request_has_no_row_to_record_it_in() -> None:
-    blocked = Blocked()
-    await turn(blocked.blocking_handler(14), persisted=False)
-    assert blocked.statements == []
-    assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
+    assert "attempt.not_recorded request=4711: no answer" in caplog.text
 
 
 async def test_a_frozen_process_does_not_end_itself_when_it_wakes() -> None:
