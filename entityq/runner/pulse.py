@@ -102,7 +102,8 @@ class Pulse:
                 await self._cycle(listener)
             except (LeaseLost, PersistenceError, PostgresError) as error:
                 if not self._failing:  # once per outage
-                    log.warning("heart.failed incarnation=%s: %s; trying again", self._incarnation, error)
+                    reason = " ".join(str(error).split())
+                    log.warning("heart.failed incarnation=%s: %s; trying again", self._incarnation, reason)
                 self._failing = True
                 await asyncio.sleep(PAUSE_AFTER_FAILURE)
 
