@@ -147,16 +147,18 @@ async def connect_lease(
     settings = {**session_settings(schema), **_LEASE_SETTINGS}
     found = await _configure(connection, settings, deadline, optional=keepalives)
     over_tcp = not connection.info.host.startswith("/")
-    for name, value in keepalives.items():
-        if found[name] != value and (over_tcp or not name.startswith("tcp_")):
-            log.warning(
-                "lease.keepalive_refused: Postgres at %s has %s=%s instead of %s for this session: it notices"
-                " later that a runner's host is gone, and a peer's eviction frees the shards first",
-                masked_url(url),
-                name,
-                found[name],
-                value,
-            )
+    refused = [
+        f"{name}={found[name]} instead of {value}"
+        for name, value in keepalives.items()
+        if found[name] != value and (over_tcp or not name.startswith("tcp_"))
+    ]
+    if refused:
+        log.warning(
+            "lease.keepalives_refused: Postgres at %s has %s: it notices later that a runner's host is gone,"
+            " and a peer's eviction frees the shards first",
+            masked_url(url),
+            ", ".join(refused),
+        )
     return connection
 
 

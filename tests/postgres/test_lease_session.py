@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -13,6 +14,7 @@ from entityq.postgres.lease_session import RUNNER_NUMBERS, Claim, LeaseSession
 from entityq.postgres.membership import runner_class, unsigned
 from entityq.postgres.pinned_connection import LeaseLost
 from entityq.postgres.queries import load
+from tests.support.fault_proxy import Faults, fault_proxy
 from tests.support.leases import Cluster, open_cluster
 from tests.support.servers import SCHEMA, Connection
 from tests.support.waiting import eventually_async
@@ -124,6 +126,32 @@ async def test_a_statement_beyond_its_deadline_ends_the_session(cluster: Cluster
     following = await cluster.session(ghost=session.backend)
     assert await following.acquire([1]) == {1: 2}
     assert backend_is_gone(server, session)
+
+
+async def test_locks_that_were_taken_after_the_client_gave_up_are_not_left(
+    cluster: Cluster, server: Connection
+) -> None:
+    """L4: the server took them and said so, and nobody heard it."""
+    async with fault_proxy(cluster.url) as proxy:
+        behind = replace(cluster, url=proxy.url)
+        session = await behind.session(lease_time=2.0)
+        await session.acquire([3])  # the first time, there are two round trips
+        proxy.black_hole(to_server=False)
+        acquiring = asyncio.create_task(session.acquire([1, 2]))
+        locks = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = %s"
+
+        async def taken() -> bool:
+            return len(server.execute(locks, [session.backend.pid]).fetchall()) == 4  # its number's, too
+
+        await eventually_async(taken)
+        proxy.black_hole()  # the end of the connection must not come through, either
+        proxy.apply(Faults(), existing=False)
+        with pytest.raises(LeaseLost, match="did not answer"):
+            await acquiring
+        assert await taken()
+        following = await behind.session(ghost=session.backend)
+        assert await following.acquire([1, 2, 3]) == {1: 2, 2: 2, 3: 2}
+        await following.close()
 
 
 async def test_a_cancelled_statement_ends_the_session_at_once(cluster: Cluster, server: Connection) -> None:
