@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from entityq.kubernetes.api import KubernetesError, PodList
 from entityq.kubernetes.pods import Pod
@@ -25,6 +26,8 @@ class PodCheck:
         self._host = host
         self._pause = pause
         self._failing = False
+        # Not the loop's own threads: the end of the loop would wait for a list that does not come.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="entityq pods")
 
     def pause(self, runners: int) -> float:
         return max(self._pause, runners * _SECONDS_PER_RUNNER)
@@ -32,7 +35,8 @@ class PodCheck:
     async def look(self, peers: Sequence[Member]) -> Mapping[int, Judgement]:
         """Nobody is judged by a list that could not be read; that is logged once per outage."""
         try:
-            problems = self._problems(await asyncio.to_thread(self._pods.read))
+            loop = asyncio.get_running_loop()
+            problems = self._problems(await loop.run_in_executor(self._thread, self._pods.read))
         except KubernetesError as error:
             if not self._failing:
                 _log.warning("health.no_judgement by k8s, until this works: %s", error)

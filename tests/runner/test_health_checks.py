@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from entityq.runner.pings import UNANSWERED
 from entityq.runner.pod_check import PodCheck
 from entityq.runner.tasks import end
 from tests.support.fault_proxy import FaultProxy, fault_proxy
-from tests.support.kubernetes import NOT_READY, KubernetesServer, kubernetes_server, pod
+from tests.support.kubernetes import NOT_READY, KubernetesServer, Request, kubernetes_server, pod
 from tests.support.waiting import eventually_async
 
 ME, PEER = "bank-0", "bank-1"
@@ -262,6 +263,28 @@ async def test_k8s_an_outage_is_logged_once(
             assert (await check.look([member(2, PEER)]))[2].healthy
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"] * (outage + 1)
     assert "pods is forbidden" in caplog.messages[0]
+
+
+def test_k8s_a_list_that_does_not_come_does_not_hold_up_the_end(server: KubernetesServer) -> None:
+    server.fault = Request.hold
+    check = PodCheck(PodList(server.api, deadline=60.0), ME)
+
+    async def requested() -> bool:
+        return bool(server.requests)
+
+    async def give_up() -> None:
+        looking = asyncio.create_task(check.look([member(2, PEER)]))
+        await eventually_async(requested, 10, "a request")
+        looking.cancel()
+        await asyncio.wait([looking])
+
+    process = threading.Thread(target=lambda: asyncio.run(give_up()))
+    process.start()
+    process.join(15)
+    ended = not process.is_alive()
+    server.ended.set()  # or it would be held until the end of the test
+    process.join()
+    assert ended
 
 
 # ----- which one
