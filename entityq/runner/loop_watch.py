@@ -151,7 +151,15 @@ class LoopWatch:
         return f"{seconds} entity={envelope.address} request={request.request_id} message={envelope.message}"
 
     def _stack(self) -> str:
-        return "".join(traceback.format_stack(frames_of_threads().get(self._thread))).rstrip()
+        """Of the loop's thread, without what is above the task: that is the same for all of them."""
+        task = asyncio.current_task(self._loop)
+        outermost = None if task is None else getattr(task.get_coro(), "cr_frame", None)
+        innermost = frame = frames_of_threads().get(self._thread)
+        depth = 0
+        while frame is not None:
+            depth += 1
+            frame = None if frame is outermost else frame.f_back
+        return "".join(traceback.format_stack(innermost, depth)).rstrip()
 
     # ----- the end
 

@@ -123,6 +123,7 @@ async def test_the_report_names_the_request_and_shows_the_line(caplog: pytest.Lo
     assert first == "loop.blocked seconds=1.6 entity=Account/acct-1 request=4711 message=deposit"
     line = Blocked.blocking_handler.__code__.co_firstlineno + 1
     assert f'  File "{__file__}", line {line}, in blocking_handler' in stack
+    assert stack[0].endswith(", in run")  # the turn, and not the loop and its callers
     assert blocked.leaves == []
 
 
