@@ -104,7 +104,7 @@ def test_a_peer_that_was_somebody_elses_for_a_while_begins_anew() -> None:
     pings = Pings(ME)
     for _ in range(UNANSWERED - 1):
         heard(pings, PEER, answers=False)
-    heard(pings, OTHER)
+    assert [ping.fields["to"] for ping in pings.begin([OTHER])] == [OTHER]
     assert heard(pings, PEER, answers=False) == {}
 
 
