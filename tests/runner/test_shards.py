@@ -3,7 +3,9 @@
 import asyncio
 from typing import ClassVar
 
-from entityq import message
+import pytest
+
+from entityq import Accepted, RunnerUnavailable, message
 from entityq.address import Shard
 from entityq.redis.keys import Keys
 from tests.support.live import LiveCluster, Member, soon
@@ -182,3 +184,53 @@ async def test_without_time_to_end_nothing_of_the_lease_stays(cluster: LiveClust
     cluster.stage.open("g")
     await cluster.stop(second)
     assert [await receipt for receipt in receipts] == [1] * SHARDS
+
+
+async def test_a_group_comes_and_goes_with_its_runners(cluster: LiveCluster) -> None:
+    """Callers of a group that nobody serves wait until somebody does, or their time ends."""
+    app = cluster.app()
+    probe = cluster.actor(app, Probe)
+    threaded = cluster.actor(app, Threaded, shard_group="mail")
+    default = await cluster.start(app, "d", groups=("default",))
+    assert [await probe.at("a").note("x"), len(default.life.shards)] == [1, SHARDS]
+    with pytest.raises(RunnerUnavailable) as unavailable:
+        await threaded.at("t").add.options(timeout=0.3)(1)
+    assert unavailable.value.accepted is Accepted.YES
+    waiting = asyncio.create_task(threaded.at("t").add(10))
+    mail = await cluster.start(app, "m", groups=("mail",))
+    assert await waiting == 11
+    assert await probe.at("a").note("y") == 2
+    await cluster.stop(mail)
+    assert len(default.life.shards) == SHARDS
+    with pytest.raises(RunnerUnavailable):
+        await threaded.at("t").add.options(timeout=0.3)(100)
+    mail = await cluster.start(app, "m2", groups=("mail",))
+    assert await threaded.at("t").add(1000) == 1111
+
+
+class Slow(Actor):
+    """Takes its time to be made."""
+
+    async def on_activate(self) -> None:
+        await self._stage.enter(f"activate {self.id}", "g")
+
+    @message
+    async def touch(self) -> str:
+        return self.id
+
+
+async def test_lck_04_an_entity_that_is_being_made_holds_up_no_loss_of_the_leases(
+    cluster: LiveCluster,
+) -> None:
+    app = cluster.app(termination_time=60.0)
+    slow = cluster.actor(app, Slow)
+    member = await cluster.start(app)
+    cluster.stage.close("g")
+    receipt = await slow.at("a").touch.send()
+    await cluster.stage.saw("activate a")
+    lost = member.life
+    await cluster.rows("SELECT pg_terminate_backend(pid) FROM runner")
+    await cluster.stage.until(lambda: cluster.stage.journal.count("activate a") == 2, "another activation")
+    assert member.runner.life not in {None, lost}
+    cluster.stage.open("g")
+    assert await receipt == "a"
