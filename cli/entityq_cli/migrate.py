@@ -5,9 +5,11 @@ import asyncio
 import click
 
 from entityq.config import Settings
+from entityq.postgres.facts import load_facts
 from entityq.postgres.migrate import Migration, print_sql
 from entityq.servers import open_servers
 from entityq_cli.app_loading import load_settings
+from entityq_cli.database import open_database
 from entityq_cli.exit_code import usage_error
 from entityq_cli.log_format import configure_logging
 from entityq_cli.migrating import migrate_servers
@@ -32,13 +34,23 @@ def command(app: str | None, *, only_print: bool) -> None:
             return
         if not settings.namespace:
             raise usage_error("No namespace: give -A module:attribute, or set ENTITYQ_NAMESPACE.")
-        applied = asyncio.run(_migrate(settings))
+        applied, shards = asyncio.run(_migrate(settings))
     for migration in applied:
         click.echo(f"applied {migration}")
     state = "is now" if applied else "was already"
     click.echo(f"Schema {settings.schema} {state} up to date for the namespace {settings.namespace}.")
+    if settings.shards not in {*shards, Settings().shards}:
+        click.echo(
+            f"ENTITYQ_SHARDS={settings.shards} changes nothing: this cluster was made with another number "
+            f"({min(shards)}). `entityq reshard` changes it.",
+            err=True,
+        )
 
 
-async def _migrate(settings: Settings) -> list[Migration]:
+async def _migrate(settings: Settings) -> tuple[list[Migration], set[int]]:
+    """What was applied, and the numbers of shards that groups have, or new ones will."""
     with open_servers(settings) as servers:
-        return await migrate_servers(servers, settings)
+        applied = await migrate_servers(servers, settings)
+        async with open_database(servers.postgres_url, settings.schema) as connection:
+            facts = await load_facts(connection, settings.namespace)
+        return applied, {facts.default_shards, *(group.shards for group in facts.groups.values())}

@@ -1,6 +1,7 @@
 """`entityq reshard`: another number of shards for a group, another group for an entity type."""
 
 import asyncio
+import signal
 from collections.abc import Sequence
 
 import click
@@ -12,14 +13,14 @@ from entityq.postgres.connect import connect_lease
 from entityq.postgres.migrate import require_schema
 from entityq.postgres.overview import Change, Reshard, read_reshard
 from entityq.postgres.reshard import BATCH, WAIT, Resharding
-from entityq.postgres.safety import check_server
+from entityq.postgres.safety import check_server, refuse_pooler
 from entityq.redis.connect import open_client
 from entityq.redis.keys import Keys
 from entityq.redis.streams import delete_streams
 from entityq.servers import open_servers
 from entityq_cli.app_loading import load_settings
 from entityq_cli.database import find_namespace, open_database
-from entityq_cli.exit_code import usage_error
+from entityq_cli.exit_code import CommandError, ExitCode, usage_error
 from entityq_cli.log_format import configure_logging
 from entityq_cli.options import app_option, json_option, option
 from entityq_cli.output import print_json
@@ -84,7 +85,12 @@ def command(
             _show(asyncio.run(_read(load_settings(app))), as_json=as_json)
             return
         change = _change(group, shards, type_)
-        done = asyncio.run(_reshard(load_settings(app), change, wait=wait, batch=batch))
+        try:
+            done = asyncio.run(_reshard(load_settings(app), change, wait=wait, batch=batch))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            raise CommandError(
+                "It was stopped; `entityq reshard --status` tells how far it is.", ExitCode.FAILED
+            ) from None
     if as_json:
         print_json({"reshard": {**_described(change), "changed": done}})
     elif done:
@@ -123,7 +129,12 @@ def _described(change: Change) -> dict[str, object]:
 
 
 async def _reshard(settings: Settings, change: Change, *, wait: float, batch: int) -> bool:
+    task = asyncio.current_task()
+    if task is not None:
+        # As Ctrl-C: what can be undone is.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with open_servers(settings) as servers:
+        await refuse_pooler(servers.lease_url, setting="lease_url")
         # The lease URL: the locks are the session's.
         connection = await connect_lease(
             servers.lease_url, schema=settings.schema, application_name="entityq reshard"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from entityq.client.send import Acceptance, Held, Send
 from entityq.client.settlement import group_closed
+from entityq.errors import Accepted
 
 Outcome = asyncio.Future[Acceptance | Held]
 
@@ -87,4 +88,7 @@ def _group(send: Send) -> str:
 
 def _refuse(outcome: Outcome, send: Send) -> None:
     if not outcome.done():
-        outcome.set_exception(group_closed(_group(send), request_id=send.request.request_id))
+        accepted = Accepted.UNKNOWN if send.lost else Accepted.NO
+        outcome.set_exception(
+            group_closed(_group(send), accepted=accepted, request_id=send.request.request_id)
+        )

@@ -5,9 +5,9 @@
     move     its rows get their new shards, batch by batch
     open     the facts change, in one transaction
 
-How far it is, is in the database. Interrupted while closing or owning it is undone, or can be; once it moves,
-only running it again ends it, and until then the group stays closed. New shards have new ids, above all that
-there ever were: a process with old facts finds no row for what it knows.
+How far it is, is in the database. What stands in the way while closing or owning undoes it; once it moves, or
+where its process was killed, only running it again ends it, and until then the group stays closed. New shards
+have new ids, above all that there ever were: a process with old facts finds no row for what it knows.
 """
 
 import asyncio
@@ -90,12 +90,16 @@ class Resharding:
 
     async def _be_alone(self, deadline: float) -> None:
         class_ = lock_class(self._schema, self._namespace, "reshard", "")
+        reminder = time.monotonic() + REMINDER
         while not await fetch_value(self._connection, _SQL["own_reshard"], {"class": class_}):
             if time.monotonic() > deadline:
                 raise EntityQError(
                     f"Another `entityq reshard` of the namespace {self._namespace} is running.",
                     advice="Wait for its end: `entityq reshard --status` tells how far it is.",
                 )
+            if time.monotonic() > reminder:
+                self._say("Waiting for the end of another reshard.")
+                reminder += REMINDER
             await asyncio.sleep(POLL)
 
     async def _close(self, change: Change) -> bool:

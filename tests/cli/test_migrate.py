@@ -7,6 +7,7 @@ import psycopg
 
 from tests.cli.workers import BANK
 from tests.support.processes import ENTITYQ, CommandLine
+from tests.support.servers import SHARDS
 
 
 def test_a_new_database_and_again(entityq: CommandLine, empty_postgres_url: str, namespace: str) -> None:
@@ -24,6 +25,18 @@ def test_a_new_database_and_again(entityq: CommandLine, empty_postgres_url: str,
         f"Schema entityq was already up to date for the namespace {namespace}.\n",
     )
     assert status.code == 0
+
+
+def test_another_number_of_shards_is_no_way_to_change_it(entityq: CommandLine) -> None:
+    finished = entityq.run("migrate", env={"ENTITYQ_SHARDS": "50"})
+    same = entityq.run("migrate", env={"ENTITYQ_SHARDS": str(SHARDS)})
+
+    assert finished.code == 0
+    assert finished.stderr == (
+        "ENTITYQ_SHARDS=50 changes nothing: this cluster was made with another number "
+        f"({SHARDS}). `entityq reshard` changes it.\n"
+    )
+    assert (same.code, same.stderr) == (0, "")
 
 
 def test_several_at_once(entityq: CommandLine, empty_postgres_url: str) -> None:

@@ -1,10 +1,14 @@
 """`entityq reshard`, killed in the middle, and what people see of it."""
 
 import re
+import signal
 
+import pytest
+
+from entityq.address import lock_class
 from tests.cli.workers import BANK, start_worker
 from tests.support.processes import CommandLine
-from tests.support.servers import SHARDS, connected
+from tests.support.servers import SCHEMA, SHARDS, connected
 from tests.support.waiting import eventually
 
 MOVED = "SELECT count(*) FROM entityq.outbox o JOIN entityq.reshard_group r ON o.shard_id >= r.first_shard"
@@ -108,6 +112,28 @@ def test_nothing_to_do_and_what_is_refused(entityq: CommandLine) -> None:
     assert unknown.code == 1
     assert "has no shard group slow. It has accounts, default." in unknown.stderr
     assert [finished.code for finished in usage] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_before_anything_has_moved_it_opens_the_group_again(
+    entityq: CommandLine, postgres_url: str, namespace: str, number: signal.Signals
+) -> None:
+    assert deposit(entityq, "a", "r1")[0] == 0
+    with connected(postgres_url) as stranger:
+        class_ = lock_class(SCHEMA, namespace, "shard", "default")
+        stranger.execute("SELECT pg_advisory_lock(%s::integer, 3)", [class_])
+        running = entityq.spawn("reshard", "--group", "default", "--shards", "5")
+        running.wait_for(r"Waiting for the shards of tests \(1, pid")
+        running.signal(number)
+        finished = running.wait()
+
+    assert finished.code == 1
+    assert "Opened again: nothing was changed." in finished.stderr
+    assert finished.stderr.endswith(
+        "Error: It was stopped; `entityq reshard --status` tells how far it is.\n"
+    )
+    assert entityq.run("reshard", "--status").stdout == "No reshard is unfinished.\n"
+    assert deposit(entityq, "a", "r2")[0] == 0
 
 
 def test_without_redis_it_says_what_stays_there(entityq: CommandLine, namespace: str) -> None:

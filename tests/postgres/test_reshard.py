@@ -16,6 +16,7 @@ from entityq.postgres.connect import Connection, connect, connect_lease, fetch_v
 from entityq.postgres.facts import Facts, ensure_cluster, load_facts, register_types
 from entityq.postgres.outbox import NewRequest, insert_requests, read_conflicts
 from entityq.postgres.overview import Change, find_request, read_reshard
+from entityq.postgres.queries import load
 from entityq.postgres.reshard import Resharding, changes_something, new_counts
 from tests.support.leases import Cluster, open_cluster
 from tests.support.servers import SCHEMA, SHARDS
@@ -246,6 +247,33 @@ async def test_keys_and_results_are_found_at_every_moment(rows: Rows, postgres_u
     assert await insert_requests(rows.connection, rows.namespace, [new]) == {}
     assert [known.reply for known in await read_conflicts(rows.connection, [new])] == [b"r1"]
     await rows.connection.execute(b"DROP TRIGGER refuse ON outbox")
+    assert await run(postgres_url, rows.namespace, Change("default", 5))
+    await rows.check_places()
+
+
+async def test_what_may_have_begun_to_move_is_not_opened_again(rows: Rows, postgres_url: str) -> None:
+    """It was stopped after the database had recorded that it moves, and before it was told so."""
+    begin_moving = load("reshard.sql")["begin_moving"]
+    said: list[str] = []
+    async with await connect_lease(postgres_url, schema=SCHEMA) as connection:
+        execute = connection.execute
+
+        async def stopped(query: bytes, *arguments: Any) -> Any:
+            cursor = await execute(query, *arguments)
+            if query == begin_moving:
+                raise asyncio.CancelledError
+            return cursor
+
+        vars(connection)["execute"] = stopped
+        resharding = Resharding(
+            connection, schema=SCHEMA, namespace=rows.namespace, say=said.append, forget_streams=_nothing
+        )
+        with pytest.raises(asyncio.CancelledError):
+            await resharding.run(Change("default", 5))
+    assert "Opened again: nothing was changed." not in said
+    unfinished = await read_reshard(rows.connection, rows.namespace)
+    assert unfinished is not None and unfinished.phase == "moving"
+    assert not (await load_facts(rows.connection, rows.namespace)).groups["default"].open
     assert await run(postgres_url, rows.namespace, Change("default", 5))
     await rows.check_places()
 

@@ -176,6 +176,31 @@ async def test_the_client_publishes_to_the_new_shards_stream(cluster: Cluster) -
     await eventually_async(published, LONG, "an entry in the new stream")
 
 
+async def test_a_client_that_sends_only_volatile_messages_learns_it_too(cluster: Cluster) -> None:
+    """From the refusal of the shard's present owner, or because nobody reads a shard that is gone."""
+    reader, sender = await cluster.client(), await cluster.client()
+    runner = await cluster.start()
+    journals = [f"journal {number}" for number in range(8)]
+    for journal in journals:
+        await sender.at(Journal, journal).append("first")
+        assert await reader.at(Journal, journal).read() == ["first"]
+    await reshard(cluster.settings, Change("default", 53))
+    await cluster.serving(runner, shards=53)
+    for journal in journals:
+        assert await reader.at(Journal, journal).read() == ["first"], "read in a shard that is not its own"
+    await reshard(cluster.settings, Change("default", 2))
+    await cluster.serving(runner, shards=2)
+
+    async def read() -> bool:
+        try:
+            found = [await reader.at(Journal, name).read.options(timeout=2)() for name in journals]
+        except SendTimeout:
+            return False
+        return found == [["first"]] * len(journals)
+
+    await eventually_async(read, LONG, "the facts")
+
+
 async def test_an_entry_in_a_shard_that_is_not_its_entitys_is_not_run(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
