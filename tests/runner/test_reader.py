@@ -1,11 +1,14 @@
 """One blocking reader over the streams, and what it does after an error."""
 
+import asyncio
+
 import pytest
 
 from entityq.address import Address, Shard
 from entityq.codec import Limits, pack
 from entityq.envelope import Envelope
 from entityq.redis.keys import CONSUMER_GROUP, Keys
+from entityq.runner.sweeper import Sweeper
 from tests.support.live import LiveCluster, soon
 from tests.support.places import shard_of
 from tests.support.probe import Probe
@@ -108,6 +111,35 @@ async def test_the_repeat_of_a_volatile_request_that_is_under_way_goes(cluster: 
     await soon(two_left, "the running one and the first of those that wait")
     cluster.stage.open("g")
     assert await held == 1
+
+
+async def test_a_flush_is_noticed_when_no_sweep_looks(
+    cluster: LiveCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is under way does not see what it should, and the next one is far."""
+    swept = asyncio.Event()
+
+    async def see_nothing(_sweeper: Sweeper) -> None:
+        swept.set()
+
+    monkeypatch.setattr(Sweeper, "sweep", see_nothing)
+    app = cluster.app(prefetch=1)
+    probe = cluster.actor(app, Probe).at("a")
+    await cluster.start(app)
+    await reader_connection(cluster)
+    cluster.stage.close("g")
+    held = await probe.note.send("0", gate="g")
+    await cluster.stage.saw("note a 0")
+    receipts = [await probe.note.send(str(number)) for number in range(1, 4)]
+
+    async def published() -> bool:
+        return int(await cluster.redis("XLEN", stream(cluster, "a"))) == 4
+
+    await soon(published, "four entries, of which one was read")
+    await cluster.flush_redis()
+    cluster.stage.open("g")
+    assert [await receipt for receipt in (held, *receipts)] == [1, 2, 3, 4]
+    assert swept.is_set()
 
 
 async def test_an_entry_that_nobody_can_read_goes(
