@@ -258,8 +258,8 @@ async def test_what_may_have_begun_to_move_is_not_opened_again(rows: Rows, postg
     async with await connect_lease(postgres_url, schema=SCHEMA) as connection:
         execute = connection.execute
 
-        async def stopped(query: bytes, *arguments: Any) -> Any:
-            cursor = await execute(query, *arguments)
+        async def stopped(query: bytes, *arguments: Any, **options: Any) -> Any:
+            cursor = await execute(query, *arguments, **options)
             if query == begin_moving:
                 raise asyncio.CancelledError
             return cursor
