@@ -1,6 +1,8 @@
 """What a look at a blocked loop finds, and what it does about it."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -51,6 +53,38 @@ def test_the_process_ends_at_the_limit_and_not_before() -> None:
 def test_a_process_that_did_not_run_has_not_seen_its_loop_stand_still() -> None:
     assert steps([60.0]) == [(Step.REPORT, 1.0)]
     assert steps([60.0] * 29)[-1] == (Step.REPORT, 16.0)
+
+
+# ----- the end of the process
+
+
+def ended_by(program: str) -> "subprocess.CompletedProcess[str]":
+    imports = "import logging.handlers, threading\nfrom entityq.runner.loop_watch import leave\n"
+    command = [sys.executable, "-c", imports + program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_process_that_leaves_has_written_its_log() -> None:
+    finished = ended_by(
+        "kept = logging.handlers.MemoryHandler(100, target=logging.StreamHandler())\n"
+        "logging.basicConfig(handlers=[kept])\n"
+        "logging.warning('its last words')\n"
+        "leave(0)"
+    )
+    assert finished.returncode == 70, finished
+    assert finished.stderr == "its last words\n"
+
+
+def test_it_leaves_in_time_also_when_the_log_is_stuck() -> None:
+    finished = ended_by(
+        "stuck = logging.StreamHandler()\n"
+        "logging.basicConfig(handlers=[stuck])\n"
+        "stuck.acquire()\n"
+        "leave(0.2)\n"
+        "threading.Thread(target=leave, args=[0]).start()\n"
+        "threading.Event().wait()"
+    )
+    assert finished.returncode == 70, finished
 
 
 # ----- a loop that is blocked
