@@ -1,5 +1,6 @@
 """The table of safeguards: what keeps the promises, and the test that knows."""
 
+from tests.sabotage.reshard import RESHARD_SAFEGUARDS
 from tests.sabotage.safeguard import Edit, Safeguard
 
 SCENARIOS = "tests/promises/test_scenarios.py::"
@@ -352,4 +353,5 @@ SAFEGUARDS = (
         (Edit("entityq/postgres/safety.py", "if other == pid or again != {pid}:", "if False:"),),
         ("tests/promises/test_refusals.py::test_a_transaction_pooler_for_the_leases",),
     ),
+    *RESHARD_SAFEGUARDS,
 )
