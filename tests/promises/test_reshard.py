@@ -20,6 +20,7 @@ from tests.support.servers import SCHEMA, SHARDS, connected
 from tests.support.waiting import eventually_async
 
 LONG = 30.0
+COUNT = b"SELECT count(*) FROM entityq.outbox"
 
 
 def epochs(cluster: Cluster) -> list[int]:
@@ -82,6 +83,42 @@ async def test_what_is_unanswered_is_answered_in_its_order(cluster: Cluster) -> 
     await cluster.all_answered(LONG)
     for journal in journals:
         assert await journal.read() == [str(text) for text in range(8)]
+
+
+async def test_under_load_every_key_is_applied_once_and_in_order(cluster: Cluster) -> None:
+    """Two runners, two clients, four reshards; a send that was not accepted is sent again."""
+    for number in range(2):
+        await cluster.start(f"runner {number}")
+    senders = [await cluster.client() for _ in range(2)]
+    ended = asyncio.Event()
+
+    async def produce(place: int) -> list[str]:
+        journal, keys = senders[place % 2].at(Journal, f"journal {place}"), list[str]()
+        while not ended.is_set():
+            keys.append(f"{len(keys)}")
+            while True:
+                try:
+                    await (journal.write if len(keys) % 5 == 0 else journal.write.send)(keys[-1])
+                    break
+                except (PersistenceError, SendTimeout):
+                    continue
+        return keys
+
+    producers = [asyncio.create_task(produce(place), name=f"producer {place}") for place in range(6)]
+    for shards in (37, 2, 64, SHARDS):
+        stored = cluster.count(COUNT)
+
+        async def more(stored: int = stored) -> bool:
+            return cluster.count(COUNT) > stored + 60
+
+        await eventually_async(more, LONG, "more requests")
+        await reshard(cluster.settings, Change("default", shards), batch=200)
+    ended.set()
+    sent = await asyncio.wait_for(asyncio.gather(*producers), LONG)
+    await cluster.all_answered(LONG)
+    for place, keys in enumerate(sent):
+        journal = senders[0].at(Journal, f"journal {place}")
+        assert await journal.read() == [f"{key}=1" for key in keys]
 
 
 async def test_meanwhile_nothing_is_accepted_and_afterwards_everything(
