@@ -88,7 +88,7 @@ class Pulse:
         self._strangers: set[tuple[int, datetime | None]] = set()
         self._not_evicted: set[tuple[int, datetime | None]] = set()
         self._away = False
-        self._failing = False
+        self._failures = 0
 
     async def begin(self) -> None:
         """The first beat. Raises LeaseLost, psycopg.Error."""
@@ -101,11 +101,11 @@ class Pulse:
                 await each_cycle()
                 await self._cycle(listener)
             except (LeaseLost, PersistenceError, PostgresError) as error:
-                if not self._failing:  # once per outage
+                if not self._failures:  # once per outage
                     reason = " ".join(str(error).split())
                     log.warning("heart.failed incarnation=%s: %s; trying again", self._incarnation, reason)
-                self._failing = True
-                await asyncio.sleep(PAUSE_AFTER_FAILURE)
+                self._failures += 1
+                await asyncio.sleep(min(PAUSE_AFTER_FAILURE * self._failures, self._period))
 
     async def _connected(self) -> Heartbeats:
         if self.pinned.lost.is_set():
@@ -129,6 +129,9 @@ class Pulse:
         for incarnation in ended_beside(self._incarnation, before, self._members):
             await self._tell_end(heartbeats, incarnation, listener)
         for suspect in suspects:
+            # Backends can be slow to end, and the own beat must not be late: the rest have their turn then.
+            if time.monotonic() > asked + self._period / 2:
+                break
             await self._evict(heartbeats, suspect, listener)
         await self._wait(heartbeats, asked, listener)
 
@@ -145,9 +148,9 @@ class Pulse:
         asked = time.monotonic()
         holders = await heartbeats.beat()
         answered = time.monotonic()
-        if self._failing:
+        if self._failures:
             log.info("heart.beats_again incarnation=%s", self._incarnation)
-            self._failing = False
+            self._failures = 0
         if any(holder.is_backend(self._backend) and holder.number is not None for holder in holders):
             self.fresh_until = asked + self._line.lease_time
             self._away = False

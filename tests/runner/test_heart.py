@@ -61,8 +61,11 @@ async def test_it_is_told_by_the_wait_and_not_by_the_next_beat(
 async def test_two_neighbours_end_at_once(hearts: Hearts) -> None:
     a, b, c, d = [await hearts.start(name) for name in "abcd"]
     await hearts.acquainted(a, b, c, d)
+    before = d.heard.changes
     await asyncio.gather(b.kill(), c.kill())
     await until(lambda: len(a.heard.ended) == 2, "both death notices")
+    # Who does not hear what a tells looks, too.
+    await until(lambda: d.heard.changes > before, "the change of the membership")
     assert set(a.heard.ended) == {b.incarnation, c.incarnation}
     assert d.heard.ended == []
 
@@ -122,6 +125,17 @@ async def test_who_is_silent_is_evicted(hearts: Hearts, caplog: pytest.LogCaptur
     assert f"runner.evicted incarnation={silent.incarnation} name={'s' * 100}" in caplog.text
     assert "shards=1" in caplog.text
     assert a.alive
+
+
+async def test_many_that_are_silent_at_once(hearts: Hearts) -> None:
+    """As with a host that is cut off."""
+    a, b = await hearts.start(), await hearts.start()
+    silent = [await hearts.silent() for _ in range(10)]
+    for session in silent:
+        await ended(session)
+    await hearts.acquainted(a, b)
+    assert a.alive
+    assert b.alive
 
 
 async def test_of_several_observers_one_evicts(hearts: Hearts, caplog: pytest.LogCaptureFixture) -> None:
