@@ -16,11 +16,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := entityq cli tests $(wildcard docs examples benchmarks)
 
-.PHONY: install demo test lint format types imports pytest soak sabotage chaos bench bench-faults constraints clean help
+.PHONY: install demo test lint format types imports pytest crash-points soak sabotage chaos bench bench-faults constraints clean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
-	@echo "Also: install, lint, format, types, imports, pytest, soak, sabotage, chaos, bench, bench-faults, constraints, clean"
+	@echo "Also: install, lint, format, types, imports, pytest, crash-points, soak, sabotage, chaos, bench, bench-faults, constraints, clean"
 
 install: $(INSTALLED)
 
@@ -57,6 +57,10 @@ imports: install
 # Two processes: the tests wait for servers more than they compute. Each has servers of its own.
 pytest: install
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+# Kills, cuts, pauses and slows real processes at every point of the path of a request. ARGS: --help
+crash-points: install
+	$(BIN)/python -m tests.crash_points $(ARGS)
 
 # Random faults for some minutes. SOAK_EXAMPLES: how many sequences of them.
 soak: export SOAK_EXAMPLES ?= 300
