@@ -11,6 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from entityq.redis.deadline import deadline
 from entityq.redis.keys import CONSUMER_GROUP
+from entityq.redis.pipelines import execute
 
 CLAIM_PAGE = 1_000
 # Seconds for an answer. Whoever takes longer is given up, and the outbox is read instead: a connection whose
@@ -116,7 +117,8 @@ class StreamGroups:
             pipeline.execute_command("XGROUP", "CREATE", stream, CONSUMER_GROUP, "0", "MKSTREAM")
             self._ask_for_claim(pipeline, stream, b"0-0")
             pipeline.execute_command("XINFO", "CONSUMERS", stream, CONSUMER_GROUP)
-        results = await self._execute(pipeline, raise_on_error=False)
+        async with asyncio.timeout(self._deadline):
+            results: list[Any] = await pipeline.execute(raise_on_error=False)
         _raise_other_than_busygroup(results)
         claimed = [
             await self._claim(stream, *page[:2]) for stream, page in zip(streams, results[1::3], strict=True)
@@ -133,7 +135,7 @@ class StreamGroups:
                 return claimed
             pipeline: Any = self._redis.pipeline(transaction=False)
             self._ask_for_claim(pipeline, stream, cursor)
-            ((cursor, entries, *_),) = await self._execute(pipeline, raise_on_error=True)
+            ((cursor, entries, *_),) = await self._execute(pipeline)
 
     def _ask_for_claim(self, pipeline: Any, stream: bytes, cursor: bytes) -> None:
         pipeline.execute_command(
@@ -146,14 +148,14 @@ class StreamGroups:
         for stream, entry_ids in entries.items():
             pipeline.execute_command("XACK", stream, CONSUMER_GROUP, *entry_ids)
             pipeline.execute_command("XDEL", stream, *entry_ids)
-        await self._execute(pipeline, raise_on_error=True)
+        await self._execute(pipeline)
 
     async def wake(self, stream: bytes) -> None:
         """One entry, so that a blocking read that includes `stream` returns."""
         pipeline: Any = self._redis.pipeline(transaction=False)
         pipeline.execute_command("XADD", stream, "MAXLEN", 1, "*", "w", "")
         pipeline.execute_command("PEXPIRE", stream, WAKE_EXPIRY_MS)
-        await self._execute(pipeline, raise_on_error=True)
+        await self._execute(pipeline)
 
     async def _remove_consumers(self, found: Mapping[bytes, Iterable[Sequence[Any]]]) -> None:
         """Remove other consumers that have nothing pending and have not read for long.
@@ -165,12 +167,11 @@ class StreamGroups:
             for name in idle_consumers(consumers, self._consumer):
                 removal.execute_command("XGROUP", "DELCONSUMER", stream, CONSUMER_GROUP, name)
         if len(removal):
-            await self._execute(removal, raise_on_error=True)
+            await self._execute(removal)
 
-    async def _execute(self, pipeline: Any, *, raise_on_error: bool) -> list[Any]:
+    async def _execute(self, pipeline: Any) -> list[Any]:
         async with asyncio.timeout(self._deadline):
-            result: list[Any] = await pipeline.execute(raise_on_error=raise_on_error)
-        return result
+            return await execute(pipeline)
 
 
 def _raise_other_than_busygroup(results: Iterable[Any]) -> None:

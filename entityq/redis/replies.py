@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from entityq.redis.deadline import deadline
 from entityq.redis.keys import Keys
+from entityq.redis.pipelines import execute
 from entityq.redis.subscription import listen
 
 VERSION = 1
@@ -85,7 +86,7 @@ class ReplyPublisher:
             for message in encode_replies(pairs):
                 pipeline.execute_command("PUBLISH", channel, message)
         async with deadline(self._seconds):
-            await pipeline.execute()
+            await execute(pipeline)
 
 
 class ReplySubscription:

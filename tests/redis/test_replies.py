@@ -4,6 +4,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from redis.exceptions import ResponseError
 
 from entityq.redis.connect import open_client, open_connection
 from entityq.redis.keys import Keys
@@ -118,3 +119,13 @@ async def test_a_lost_connection_is_renewed_and_reported(private_servers: Privat
         async with open_client(url) as redis:
             await ReplyPublisher(redis, keys).publish({1: [(11, b"a")]})
         assert await heard.pairs.get() == (11, b"a")
+
+
+async def test_an_error_does_not_tell_what_was_in_the_reply(private_servers: PrivateServers) -> None:
+    async with open_client(private_servers.redis_url) as redis:
+        commands: Any = redis
+        await commands.execute_command("ACL", "SETUSER", "default", "-publish")
+        publisher = ReplyPublisher(redis, Keys("n"))
+        with pytest.raises(ResponseError, match="no permissions") as caught:
+            await publisher.publish({1: [(2, b"s3cr3t-canary")]})
+    assert "canary" not in str(caught.value)
