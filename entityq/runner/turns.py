@@ -11,6 +11,7 @@ from psycopg import DataError
 from psycopg import Error as PostgresError
 from psycopg.errors import DivisionByZero
 
+from entityq.batching import BatcherClosed
 from entityq.context import Turn, current_turn
 from entityq.definition import FORGET, MessageDefinition
 from entityq.definition import Activation as Instance
@@ -162,6 +163,10 @@ class Turns:
     ) -> Reply:
         try:
             ready = await instance
+        except (
+            BatcherClosed
+        ):  # of the loader: this life of the runner ends, which says nothing about the request
+            raise
         except USER_ERRORS as error:  # a stored state that does not fit, or the user's on_activate
             raise_if_cancelled(error)
             return handler_defect(request, error, self._limits)

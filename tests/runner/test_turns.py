@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any, ClassVar
 
+import psycopg
 import pytest
 
 from entityq import EntityDefect, EntityQError, PrimaryKeyConflict, message
@@ -63,6 +64,29 @@ async def test_a_first_turn_that_raises_leaves_a_new_entity(cluster: LiveCluster
     await cluster.start(app, "r2")
     assert await probe.at("b").note("x") == 1
     assert await probe.at("b").add(1, "k") == 1
+
+
+async def test_leases_that_are_lost_while_a_state_is_loaded_make_no_defect(
+    cluster: LiveCluster, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = cluster.app()
+    probe = cluster.actor(app, Probe).at("a")
+    await cluster.start(app)
+
+    async def loading() -> bool:
+        return bool(await cluster.rows("SELECT 1 FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"))
+
+    async def lost() -> bool:
+        return "runner.leases_lost" in caplog.text
+
+    with psycopg.connect(postgres_url) as stranger:
+        stranger.execute("LOCK TABLE entityq.entity IN ACCESS EXCLUSIVE MODE")
+        asking = asyncio.create_task(probe.note("x"))
+        await soon(loading, "a load that waits")
+        await cluster.rows("SELECT pg_terminate_backend(pid) FROM runner")
+        await soon(lost, "the end of the leases")
+    assert await asking == 1
+    assert "turn.defect" not in caplog.text
 
 
 # ----- read-only copies
