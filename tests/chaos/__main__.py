@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import secrets
 import shutil
 import sys
@@ -27,6 +28,8 @@ def main() -> int:
     if unknown := sorted(set(kinds) - KINDS.keys()):
         parser.error(f"no faults: {', '.join(unknown)}")
     seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
+    # The links go on writing to processes that were killed, and asyncio warns of each write.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     directory = Path(tempfile.mkdtemp(prefix="entityq-chaos-"))
     print(f"seed {seed}, {given.seconds:g} seconds, {given.runners} runners, {given.producers} producers")
     print(f"histories and logs: {directory}", flush=True)

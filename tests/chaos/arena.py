@@ -52,12 +52,10 @@ async def open_arena(
         for number in range(workers):
             worker = Worker(f"w{number + 1}", await _links(stack, servers), directory)
             arena.workers[worker.name] = worker
-            worker.start()
         for number in range(producers):
             links = await _links(stack, servers)
             producer = Producer(f"p{number + 1}", links, directory, seed, started)
             arena.producers[producer.name] = producer
-            producer.start()
         yield arena
 
 

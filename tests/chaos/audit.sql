@@ -46,6 +46,9 @@ SELECT tick, shard_id, type, entity_id, version, epoch FROM chaos.change ORDER B
 -- name: read_answers
 SELECT tick, request_id, shard_id, epoch FROM chaos.answer ORDER BY tick
 
+-- name: all_taken
+SELECT count(*) > 0 AND count(*) = count(incarnation) FROM entityq.shard
+
 -- name: count_pending
 SELECT count(*) FROM entityq.pending
 

@@ -59,7 +59,7 @@ class Worker:
 
     def runners(self) -> list[psutil.Process]:
         """Those that run now; during a rolling restart there are two."""
-        runners = children(self.process.pid)
+        runners = children(self.process.pid) if self.lives else []
         self.seen.update(runners)
         return runners
 

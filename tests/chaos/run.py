@@ -25,7 +25,8 @@ from tests.support.processes import Running
 from tests.support.servers import connected
 from tests.support.waiting import eventually
 
-# Seconds: until the first replies; for the last ones; of a drain at the end; between samples of the memory.
+# Seconds: until the shards are served, and until the first replies; for the last ones; of a drain at the end;
+# between samples of the memory.
 _WARM = 60.0
 _LAST = PATIENCE + 30.0
 _DRAIN = 40.0
@@ -52,7 +53,7 @@ async def run(options: Options, directory: Path) -> Evidence:
     ) as arena:
         sampling = asyncio.create_task(_sample(arena, journalist), name="samples")
         try:
-            await asyncio.to_thread(_warm, arena)
+            await asyncio.to_thread(_start, arena)
             strikes = deal(
                 Random(options.seed), options.kinds, workers=options.workers, producers=options.producers
             )
@@ -67,8 +68,15 @@ async def run(options: Options, directory: Path) -> Evidence:
         return await asyncio.to_thread(_collect, arena, ends)
 
 
-def _warm(arena: Arena) -> None:
-    """Faults at a time when nothing works yet would show nothing."""
+def _start(arena: Arena) -> None:
+    """Returns when everybody is at work: before, errors would be no fault's, and faults would show nothing."""
+    for worker in arena.workers.values():
+        worker.start()
+    with connected(arena.servers.postgres_url) as connection:
+        taken = QUERIES["all_taken"]
+        eventually(lambda: connection.execute(taken).fetchone() == (True,), _WARM, "all shards are served")
+    for producer in arena.producers.values():
+        producer.start()
     for producer in arena.producers.values():
         file = producer.histories[0]
 
