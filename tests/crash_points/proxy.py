@@ -47,6 +47,7 @@ class Proxy:
         self._new_link = new_link
         self._listening: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def listen(self, path: Path) -> None:
         self._listening = await asyncio.start_unix_server(self._accepted, str(path))
@@ -54,22 +55,20 @@ class Proxy:
     async def close(self) -> None:
         assert self._listening is not None
         self._listening.close()
+        self._closed = True
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # The task that calls this is the stream server's own, and ends with the connection.
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            await self._connect(reader, writer)
-        except asyncio.CancelledError:
-            pass  # by `close`: the stream server would log it
-        finally:
-            self._connections.discard(task)
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closed:  # it was accepted a moment before
             writer.transport.abort()
+            return
+        task = asyncio.create_task(self._connect(reader, writer), name="proxied connection")
+        self._connections.add(task)
+        # Not in the task, which can be cancelled before its first step.
+        task.add_done_callback(self._connections.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
