@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from entityq.postgres.backlog import Backlog, Row, Unread
+from entityq.runner.catching_up import CatchingUp
 from tests.support.live import LiveCluster, soon
 from tests.support.places import shard_of
 from tests.support.probe import Probe
@@ -28,12 +29,14 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.shards: list[int] = []
+        self.parts: list[Unread] = []
         self.reading, self.go_on = asyncio.Event(), asyncio.Event()
         read = Backlog.read_pending
 
         async def watched(backlog: Backlog, unread: Sequence[Unread], page: int) -> dict[int, list[Row]]:
             rows = await read(backlog, unread, page)
             self.shards.append(len(unread))
+            self.parts += unread
             if not self.reading.is_set():
                 self.reading.set()
                 await self.go_on.wait()
@@ -107,3 +110,30 @@ async def test_what_was_read_for_a_shard_that_is_given_up_meanwhile_is_not_deliv
 
     await soon(answered, "all replies")
     assert sorted(cluster.stage.journal) == sorted(f"note {name} x" for name in names)
+
+
+async def test_every_page_of_a_pass_has_the_position_of_the_first(
+    cluster: LiveCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later one could show a sender's later request, without the earlier one that no page showed yet."""
+    monkeypatch.setitem(vars(CatchingUp)["__init__"].__kwdefaults__, "page", 2)
+    app = cluster.app()
+    probe = cluster.actor(app, Probe)
+    names = await leave_unpublished(cluster, app, probe, "abcde")
+    reads = Reads(monkeypatch)
+    starting = asyncio.create_task(cluster.start(app))
+    await asyncio.wait_for(reads.reading.wait(), 10)
+    await leave_unpublished(cluster, app, probe, "f")
+    reads.go_on.set()
+    member = await starting
+    positions: dict[int, int] = {}
+    for part in reads.parts:
+        position = positions.setdefault(part.shard_id, part.position)
+        if part.after:
+            assert part.position == position
+        positions[part.shard_id] = part.position
+    assert sum(part.after > 0 for part in reads.parts) >= 2 * SHARDS
+    for owned in member.life.shards:
+        owned.must_catch_up()
+    await cluster.stage.saw(*(f"note {name} f" for name in names))
+    assert {"".join(cluster.stage.lines(f"note {name} ")) for name in names} == {"abcdef"}
