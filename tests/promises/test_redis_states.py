@@ -1,6 +1,7 @@
 """Redis in any state costs latency only: nothing is lost, doubled or out of order, and it is used again."""
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,20 @@ async def test_flushed(private_servers: Servers, namespace: str) -> None:
             await scene.load.goes_on(10)
 
 
-async def test_killed_and_restarted_empty(private_servers: Servers, namespace: str) -> None:
+async def test_killed_and_restarted_empty(
+    private_servers: Servers, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with outage(private_servers, namespace) as scene:
         private_servers.valkey.kill()
-        await scene.load.goes_on()
+        await scene.load.goes_on(100)
         await scene.volatile_is_refused()
         await asyncio.to_thread(private_servers.valkey.start)
+    lines = Counter(message.split(":")[0] for message in caplog.messages)
+    assert lines["redis.read_failed"] == 1
+    # Of the client and of the runner.
+    assert 1 <= lines["redis.publish_failed"] <= 2
+    assert lines["redis.reply_failed"] <= 1
+    assert lines["redis.acknowledge_failed"] <= 1
 
 
 async def test_restarted_with_stale_data(private_servers: Servers, namespace: str) -> None:
@@ -73,13 +82,17 @@ async def test_unreachable_for_a_while(private_servers: Servers, namespace: str,
         scene.proxy.heal()
 
 
-async def test_connections_are_lost_without_a_word(private_servers: Servers, namespace: str) -> None:
-    """Half-open for good: the old ones, and those that are being opened."""
+@pytest.mark.parametrize("cut", [True, False])
+async def test_connections_are_lost_without_a_word(
+    private_servers: Servers, namespace: str, cut: bool
+) -> None:
+    """Half-open for good: the old ones; after the cut, those that are being opened."""
     async with outage(private_servers, namespace) as scene:
         scene.proxy.black_hole()
         await scene.load.goes_on(10)
-        scene.proxy.cut()
-        await scene.load.goes_on(10)
+        if cut:
+            scene.proxy.cut()
+            await scene.load.goes_on(10)
         scene.proxy.heal(existing=False)
 
 
