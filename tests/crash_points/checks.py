@@ -16,6 +16,7 @@ class Told:
     accepted: dict[str, int] = field(default_factory=dict[str, int])
     answered: dict[str, list[list[str]]] = field(default_factory=dict[str, list[list[str]]])
     failed: list[str] = field(default_factory=list[str])
+    refused: list[str] = field(default_factory=list[str])
 
     @property
     def certain(self) -> set[str]:
@@ -44,6 +45,8 @@ def told_by(reports: Sequence[Mapping[str, Any]]) -> Told:
                 told.answered.setdefault(report["label"], []).append(report["value"])
             case "failed":
                 told.failed.append(f"{report['label']}: {report['error']}")
+            case "refused":
+                told.refused.append(f"{report['label']}: {report['error']}")
             case _:
                 pass
     return told

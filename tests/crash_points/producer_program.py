@@ -6,10 +6,13 @@ import logging
 from typing import Any
 
 from entityq import EntityQError
+from entityq.errors import Accepted
 from entityq.receipt import Receipt
 from tests.crash_points.journals import Journal, app
 from tests.crash_points.reporting import Reports, reporting
 from tests.crash_points.script import Step
+
+TRIES = 3
 
 
 def main(report_to: str) -> None:
@@ -23,18 +26,21 @@ async def _main(report_to: str) -> None:
         while (order := await reports.order()) is not None:
             receipts: list[tuple[str, Receipt[Any]]] = []
             for fields in order["script"]:
-                await _take(Step(**fields), receipts, reports)
+                for _ in range(TRIES):
+                    if await _take(Step(**fields), receipts, reports):
+                        break
             reports.say("done")
         await app.close()
 
 
-async def _take(step: Step, receipts: list[tuple[str, Receipt[Any]]], reports: Reports) -> None:
+async def _take(step: Step, receipts: list[tuple[str, Receipt[Any]]], reports: Reports) -> bool:
+    """False when the request was not accepted, and is to be sent again."""
     try:
         if step.kind == "wait":
             for label, receipt in receipts:
                 reports.say("answered", label=label, value=await receipt)
             receipts.clear()
-            return
+            return True
         reports.say("sending", label=step.label)
         method: Any = getattr(Journal.at(step.entity), step.message)
         if step.kind == "ask":
@@ -44,4 +50,7 @@ async def _take(step: Step, receipts: list[tuple[str, Receipt[Any]]], reports: R
             reports.say("accepted", label=step.label, request=receipt.request_id)
             receipts.append((step.label, receipt))
     except EntityQError as error:
-        reports.say("failed", label=step.label, error=f"{type(error).__name__}: {error}")
+        kind = "refused" if error.accepted is Accepted.NO else "failed"
+        reports.say(kind, label=step.label, error=f"{type(error).__name__}: {error}")
+        return kind == "failed"
+    return True
