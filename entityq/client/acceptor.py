@@ -55,7 +55,9 @@ class Acceptor:
                 await asyncio.sleep(pause)
         except (TimeoutError, BatcherClosed) as error:
             send.abandoned = True
-            raise _not_accepted(send, error) from None
+            if send.acceptance is None:
+                raise _not_accepted(send, error) from None
+            outcome = send.acceptance  # its batch still waits for others
         except asyncio.CancelledError:
             send.abandoned = True
             raise
@@ -72,7 +74,9 @@ class Acceptor:
         except SendTimeout:
             raise
         except TimeoutError as error:
-            raise _not_accepted(send, error) from None
+            if send.acceptance is None:
+                raise _not_accepted(send, error) from None
+            return send.acceptance
 
 
 def _not_accepted(send: Send, error: TimeoutError | BatcherClosed) -> SendTimeout | PersistenceError:

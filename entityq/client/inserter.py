@@ -183,7 +183,7 @@ class Inserter:
             for send in sends:
                 place = stored.get(send.request.request_id)
                 if place is not None:
-                    outcomes[send] = Acceptance(send.request.request_id, place)
+                    outcomes[send] = send.acceptance = Acceptance(send.request.request_id, place)
                 elif send.withdrawn:
                     outcomes[send] = _not_stored(send, TimeoutError("its caller waits no more"))
                 else:
@@ -228,6 +228,7 @@ class Inserter:
             verdict = judge(send, known)
             if not isinstance(verdict, Again):
                 outcomes[send] = verdict
+                send.acceptance = verdict if isinstance(verdict, Acceptance) else None
                 continue
             if verdict is Again.COLLISION:
                 send.request, send.lost = self._renew(send), False

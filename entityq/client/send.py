@@ -7,6 +7,16 @@ from entityq.call import Call
 from entityq.postgres.outbox import NewRequest, Stored
 
 
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """`request_id` is the first request's when the key was known; `reply` is encoded, None: unanswered."""
+
+    request_id: int
+    stored: Stored | None
+    duplicate: bool = False
+    reply: bytes | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Send:
     """`deadline` is the time of the loop by which it must be accepted.
@@ -14,7 +24,8 @@ class Send:
     `timeout` is how many seconds its caller waits for the reply, None for one who does not say. `started`: a
     statement has it right now; `lost`: the outcome of such a statement will never be told, only a repeat with
     the same request id finds out; `abandoned`: its caller waits no more, so it need not be tried again;
-    `trouble` is why it is not stored yet.
+    `trouble` is why it is not stored yet; `acceptance` is there as soon as it is stored or has joined, which can
+    be long before its batch is through.
     """
 
     call: Call
@@ -25,21 +36,12 @@ class Send:
     lost: bool = False
     abandoned: bool = False
     trouble: str = ""
+    acceptance: Acceptance | None = None
 
     @property
     def withdrawn(self) -> bool:
         """Whether it is not to be inserted any more."""
         return self.abandoned and not self.lost
-
-
-@dataclass(frozen=True, slots=True)
-class Acceptance:
-    """`request_id` is the first request's when the key was known; `reply` is encoded, None: unanswered."""
-
-    request_id: int
-    stored: Stored | None
-    duplicate: bool = False
-    reply: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

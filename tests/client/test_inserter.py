@@ -10,12 +10,14 @@ from entityq.client.client import Client
 from entityq.client.inserter import LOCK_TIMEOUT
 from entityq.errors import Accepted, EntityQError, MalformedMessage, PersistenceError, SendTimeout
 from entityq.primary_key import key_digest
+from entityq.receipt import Receipt
 from entityq.snowflake import Snowflakes
 from tests.client.bank import Bank, Outbox, published, rows
 from tests.support.losing_proxy import losing_proxy
 from tests.support.waiting import eventually_async
 
 INSERT_MARKER = b"WITH sent AS"
+CONFLICTS_MARKER = b"FROM outbox\nWHERE request_id = ANY"
 
 
 def insert_by_hand(session: Outbox, namespace: str, reference: str, request_id: int = 1) -> None:
@@ -176,6 +178,25 @@ async def test_a_lost_answer_that_nobody_gives_again_is_unknown_and_burns_a_numb
     entries = await only_stream(redis, 2)
     assert [(entry.n, entry.seq) for entry in entries] == [(1, before.seq), (3, after.seq)]
     assert lost.seq == after.seq - 1
+
+
+async def test_what_is_stored_is_accepted_although_its_batch_is_still_in_trouble(
+    postgres_url: str, redis_url: str, namespace: str, outbox: Outbox
+) -> None:
+    async with losing_proxy(postgres_url) as proxy:
+        bank = Bank(namespace, proxy.url, redis_url, send_timeout=1.0)
+        async with bank.app:
+            await bank.account("a").deposit.send(1, reference="known")
+            # After the insert, and before it is known what the repeat has met.
+            proxy.lose(CONFLICTS_MARKER, then_refuse=True)
+            stored, _ = await asyncio.gather(
+                bank.account("a").note.send("stored"),
+                bank.account("a").deposit.send(1, reference="known"),
+                return_exceptions=True,
+            )
+            proxy.heal()
+    assert isinstance(stored, Receipt)
+    assert stored.request_id == rows(outbox)[1].request_id
 
 
 async def test_a_lost_batch_waits_for_its_own_first_try(
