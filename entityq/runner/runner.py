@@ -59,7 +59,7 @@ class Runner:
         while not self._stopping.is_set():
             facts = self._current_facts()
             groups = self._served(facts)
-            if not groups:
+            if facts.groups and not groups:
                 await self._wait_for_a_group()
                 continue
             async with AsyncExitStack() as stack:

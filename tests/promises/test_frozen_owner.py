@@ -97,10 +97,19 @@ def test_a_frozen_owner_is_evicted_and_cannot_write(
     eventually(shared, 20, "shards held by both")
 
 
+@pytest.mark.parametrize("heard", [True, False], ids=["by the control channel", "without Redis"])
 async def test_a_killed_owner_is_replaced_without_polling(
-    entityq: CommandLine, postgres_url: str, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+    entityq: CommandLine,
+    postgres_url: str,
+    redis_url: str,
+    namespace: str,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    heard: bool,
 ) -> None:
     """The looks of the runner in this process are further apart than the test may take."""
+    redis_url = redis_url if heard else f"unix://{tmp_path}/nobody"
     defaults = LeaseKeeper.__init__.__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "poll", 600.0)
