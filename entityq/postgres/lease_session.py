@@ -250,7 +250,9 @@ class LeaseSession:
         self._epochs.update({shard_id: epoch for shard_id, epoch in rows if epoch is not None})
         unnumbered = [shard_id for shard_id, epoch in rows if epoch is None]
         if unnumbered:
-            _log.warning("Shard %s is not to be had yet: its row is locked, or its group is closed.", unnumbered[0])
+            _log.warning(
+                "Shard %s is not to be had yet: its row is locked, or its group is closed.", unnumbered[0]
+            )
             await self._unlock(unnumbered)
 
     async def _unlock(self, shard_ids: Sequence[int], *, strict: bool = True) -> None:

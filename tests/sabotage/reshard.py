@@ -36,7 +36,9 @@ RESHARD_SAFEGUARDS = (
                 "      AND turn.position NOT IN (SELECT position FROM sent WHERE NOT open)\n",
             ),
         ),
-        (LIVE + "test_other_groups_go_on_and_a_turn_that_sends_to_the_closed_one_waits",),
+        (
+            "tests/promises/test_reshard_groups.py::test_other_groups_go_on_and_a_turn_that_sends_to_the_closed_one_waits",
+        ),
     ),
     Safeguard(
         "transactions of before the closing",
