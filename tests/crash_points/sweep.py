@@ -85,7 +85,7 @@ class Sweep:
 
     async def _until_reached(self, scenario: Scenario, target: Target, swept: Swept, tries: int) -> None:
         where = f"{scenario.name}: {target.fault} {target.point}, occurrence {target.occurrence}"
-        began = time.monotonic()
+        began, known = time.monotonic(), len(swept.violations)
         for _ in range(tries):
             try:
                 outcome = await self._visit(scenario, target)
@@ -101,6 +101,8 @@ class Sweep:
             if tries > 1:
                 swept.missed.append(where)
         self._say(f"{time.monotonic() - began:6.2f} s  {where}\n")
+        for violation in swept.violations[known:]:
+            self._say(f"          {violation}\n")
 
     async def _visit(self, scenario: Scenario, target: Target | None) -> Outcome:
         self._count += 1
