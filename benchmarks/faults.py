@@ -335,6 +335,8 @@ async def open_bench(options: argparse.Namespace, directory: Path) -> AsyncGener
             async with app, steady(options.rate) as load:
                 bench = Bench(servers, workers, load, options.count, options.calm_seconds)
                 await bench.balanced()
+                await load.settled()
+                load.forget()
                 yield bench
 
 
@@ -356,8 +358,7 @@ async def measure(options: argparse.Namespace) -> bool:
                     sep="\n  ",
                     flush=True,
                 )
-                bench.load.errors.clear()
-                bench.load.answered, bench.load.slowest = 0, 0.0
+                bench.load.forget()
                 good &= errors == 0 and (fault.evicts or evictions == 0)
     return good
 

@@ -43,6 +43,11 @@ class Load:
                     task.add_done_callback(self.under_way.discard)
                 sent = max(sent, due)
 
+    def forget(self) -> None:
+        """What was seen until now."""
+        self.answered, self.slowest = 0, 0.0
+        self.errors.clear()
+
     async def settled(self) -> None:
         """Until all that is under way now is answered."""
         waiting = set(self.under_way)
