@@ -83,13 +83,13 @@ class Proxy:
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            # What the server is still doing is ended by its finding nobody there, as when a process dies.
+            to_server.transport.abort()
             for way in ways:
                 way.cancel()
             for result in await asyncio.gather(*ways, return_exceptions=True):
                 if isinstance(result, Exception):
                     raise result
-            # What the server is still doing is ended by its finding nobody there, as when a process dies.
-            to_server.transport.abort()
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, forward: Forward) -> None:
