@@ -99,9 +99,9 @@ def _worst(by_second: dict[int, float], fault: Struck) -> float:
 
 
 def _invariants(findings: Sequence[Finding]) -> Iterator[str]:
-    yield f"{'invariants':66}{'checked':>10}{'violated':>10}"
+    yield f"{'invariants':70}{'checked':>10}{'violated':>10}"
     for finding in findings:
-        yield f"  {finding.invariant:64}{finding.examined:10}{len(finding.violations):10}"
+        yield f"  {finding.invariant:68}{finding.examined:10}{len(finding.violations):10}"
 
 
 def _violations(findings: Sequence[Finding]) -> Iterator[str]:
