@@ -1,5 +1,6 @@
 """The table of safeguards: what keeps the promises, and the test that knows."""
 
+from tests.sabotage.ownership import OWNERSHIP_SAFEGUARDS
 from tests.sabotage.reshard import RESHARD_SAFEGUARDS
 from tests.sabotage.safeguard import Edit, Safeguard
 
@@ -69,14 +70,14 @@ SAFEGUARDS = (
         "own pending entries after an error",
         "P1",
         "entries whose reply was lost on the way are not read again",
-        (Edit("entityq/runner/reader.py", "            await self._read_own_pending(streams)\n"),),
+        (Edit("entityq/runner/reader.py", "            self._pass_on(pending)\n"),),
         ("tests/runner/test_reader.py::test_after_a_lost_connection_the_own_pending_entries_are_read",),
     ),
     Safeguard(
         "missing consumer groups",
         "P1",
         "groups that a flush removed are not made again",
-        (Edit("entityq/runner/reader.py", "            await self._groups.ensure(streams)\n"),),
+        (Edit("entityq/runner/reader.py", "            await self._groups.join(streams)\n"),),
         ("tests/runner/test_reader.py::test_missing_groups_are_made_again_and_nothing_is_lost",),
     ),
     # ----- effects once
@@ -353,5 +354,6 @@ SAFEGUARDS = (
         (Edit("entityq/postgres/safety.py", "if other == pid or again != {pid}:", "if False:"),),
         ("tests/promises/test_refusals.py::test_a_transaction_pooler_for_the_leases",),
     ),
+    *OWNERSHIP_SAFEGUARDS,
     *RESHARD_SAFEGUARDS,
 )
