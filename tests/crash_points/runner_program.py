@@ -26,7 +26,7 @@ async def _main(report_to: str) -> None:
             return
         draining = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, draining.set)
-        listening = asyncio.create_task(_listen(reports, runner), name="orders")
+        listening = asyncio.create_task(_listen(reports, runner, draining), name="orders")
         stopping = asyncio.create_task(_drain(draining, runner), name="drain")
         try:
             await runner.run()
@@ -43,9 +43,10 @@ async def _drain(draining: asyncio.Event, runner: Runner) -> None:
     await runner.stop()
 
 
-async def _listen(reports: Reports, runner: Runner) -> None:
+async def _listen(reports: Reports, runner: Runner, draining: asyncio.Event) -> None:
     while await reports.order() is not None:
         shards = [] if runner.life is None else list(runner.life.shards)
         serving = [owned.shard.number for owned in shards if not owned.intake.catching_up]
         streams = 0 if runner.life is None else len(runner.life.shards.streams)
         reports.say("looked", serving=serving, shards=len(shards), streams=streams)
+    draining.set()  # the tests have gone
