@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import uvloop
 
@@ -250,11 +251,11 @@ async def roll(bench: Bench) -> list[float]:
             tasks.create_task(watch(entity_id, gaps, asked, stopping))
         for _ in range(rounds):
             for worker in bench.workers.all:
-                old = worker.runner().pid
+                old = worker.runner()
                 worker.signal(signal.SIGHUP)
 
-                async def replaced(worker: Worker = worker, old: int = old) -> bool:
-                    return worker.runner().pid != old
+                async def replaced(worker: Worker = worker, old: psutil.Process = old) -> bool:
+                    return old not in worker.runners()
 
                 await eventually_async(replaced, PATIENCE)
                 await bench.balanced()

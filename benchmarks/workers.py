@@ -44,9 +44,12 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
+    def runners(self) -> list[psutil.Process]:
+        """During a restart there are two, the old one first."""
+        return sorted(psutil.Process(self.pid).children(), key=lambda process: process.create_time())
+
     def runner(self) -> psutil.Process:
-        """The newest of its runners; during a restart there are two."""
-        return max(psutil.Process(self.pid).children(), key=lambda process: process.create_time())
+        return self.runners()[-1]
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -55,7 +58,7 @@ class Worker:
         return self._log.read_text(errors="replace")
 
     def stop(self) -> None:
-        for runner in psutil.Process(self.pid).children():
+        for runner in self.runners():
             runner.send_signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
         self._process.wait(STOP_SECONDS)
