@@ -4,10 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg_pool import AsyncConnectionPool
-
 from entityq.address import Address, entity_hash, signed64
-from entityq.postgres.connect import Connection
+from entityq.postgres.connect import Pool, pooled
 from entityq.postgres.outbox import notify_unpublished
 from entityq.postgres.queries import load
 from entityq.stored_state import StoredState
@@ -48,7 +46,7 @@ class SweptRow:
 class Backlog:
     """Reads of one runner, each one statement on a pooled connection."""
 
-    def __init__(self, pool: AsyncConnectionPool[Connection]) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def position(self) -> int:
@@ -104,14 +102,14 @@ class Backlog:
 
     async def notify_unpublished(self, namespace: str, shard_ids: Iterable[int]) -> None:
         """Tell the owners of the shards, by NOTIFY, that they have requests that no stream has."""
-        async with self._pool.connection() as connection:
+        async with pooled(self._pool) as connection:
             await notify_unpublished(connection, namespace, shard_ids)
 
     async def load_entities(
         self, places: Sequence[tuple[int, Address]]
     ) -> dict[tuple[int, Address], StoredState]:
         """The states of those entities (by shard id and address) that have one."""
-        async with self._pool.connection() as connection:
+        async with pooled(self._pool) as connection:
             cursor = await connection.execute(
                 TURNS["load_entities"],
                 {
@@ -127,7 +125,7 @@ class Backlog:
         }
 
     async def _fetch(self, name: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
-        async with self._pool.connection() as connection:
+        async with pooled(self._pool) as connection:
             cursor = await connection.execute(OUTBOX[name], parameters)
             return await cursor.fetchall()
 

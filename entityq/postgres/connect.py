@@ -6,13 +6,15 @@ session of their own, which is why `safety.refuse_pooler` guards the pool's addr
 
 import asyncio
 import logging
+import os
 import re
+import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
 from typing import Any
 
-from psycopg import AsyncConnection, OperationalError, ProgrammingError
+from psycopg import AsyncConnection, Error, OperationalError, ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import (
     CantChangeRuntimeParam,
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 
 # Seconds. Also how long a caller waits for a connection of the pool.
 CONNECT_DEADLINE = 5.0
+# For one statement. Above what a loaded server needs: giving up earlier would only add to its load.
+STATEMENT_DEADLINE = 10.0
 
 _PARAMETERS: Mapping[str, str | int] = {
     # A host that is gone is noticed in about 11 s, also while nothing is sent (kernel default: 2 hours).
@@ -200,6 +204,28 @@ async def open_pool(
         yield pool
     finally:
         await pool.close(timeout=deadline)
+
+
+@asynccontextmanager
+async def pooled(pool: Pool, seconds: float = STATEMENT_DEADLINE) -> AsyncGenerator[Connection, None]:
+    """A connection of the pool for one statement, which raises OperationalError after so many seconds.
+
+    The server's own timeout does not help where the connection is cut off in between: whatever shares the
+    statement would wait for ever. Raises PoolTimeout.
+    """
+    async with pool.connection() as connection:
+        # Not a cancellation: psycopg would ask the server to end the statement, and wait for that.
+        timer = asyncio.get_running_loop().call_later(seconds, _cut_off, connection)
+        try:
+            yield connection
+        finally:
+            timer.cancel()
+
+
+def _cut_off(connection: Connection) -> None:
+    log.warning("postgres.no_answer within its deadline: the connection is given up")
+    with suppress(OSError, Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as same:
+        same.shutdown(socket.SHUT_RDWR)
 
 
 async def open_unconfigured(

@@ -1,6 +1,6 @@
 """The health of runners as their peers found it: one truth, from which everybody computes the assignment."""
 
-from entityq.postgres.connect import Pool
+from entityq.postgres.connect import Pool, pooled
 from entityq.postgres.queries import load
 
 _RECORD = load("health.sql")["record_health"]
@@ -14,6 +14,6 @@ class RunnerHealth:
 
     async def record(self, incarnation: int, *, healthy: bool) -> bool:
         """Whether that changed anything. Raises psycopg.Error where the connection fails."""
-        async with self._pool.connection() as connection:
+        async with pooled(self._pool) as connection:
             cursor = await connection.execute(_RECORD, {"incarnation": incarnation, "healthy": healthy})
             return await cursor.fetchone() is not None

@@ -9,12 +9,9 @@ from psycopg import Error
 from psycopg.pq import TransactionStatus
 
 from entityq.errors import PersistenceError
-from entityq.postgres.connect import Connection
+from entityq.postgres.connect import STATEMENT_DEADLINE, Connection
 
 T = TypeVar("T")
-
-# Seconds, for one statement. Above what a loaded server needs: giving up earlier would only add to its load.
-STATEMENT_DEADLINE = 10.0
 
 
 class ConnectionLost(Exception):

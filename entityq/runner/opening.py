@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from entityq.config import Servers, Settings, masked_url
 from entityq.definition import EntityDefinition
 from entityq.postgres.backlog import Backlog
-from entityq.postgres.connect import Pool, connect, connect_lease, open_pool
+from entityq.postgres.connect import Pool, connect, connect_lease, open_pool, pooled
 from entityq.postgres.connection_budget import warn_when_short
 from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.facts import Facts, load_facts, register_types
@@ -116,7 +116,7 @@ async def open_runner(
 
 
 async def _read_facts(pool: Pool, namespace: str) -> Facts:
-    async with pool.connection() as connection:
+    async with pooled(pool) as connection:
         return await load_facts(connection, namespace)
 
 

@@ -4,7 +4,7 @@ import traceback
 
 import psycopg
 import pytest
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, OperationalError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import LockNotAvailable
 from psycopg.rows import TupleRow
@@ -16,6 +16,7 @@ from entityq.postgres.connect import (
     connection_parameters,
     fetch_value,
     open_pool,
+    pooled,
     session_settings,
 )
 from tests.support.fault_proxy import fault_proxy
@@ -195,3 +196,19 @@ def test_parameters_of_the_url_win_over_ours_but_not_over_the_name() -> None:
         "1",
         "entityq:1",
     )
+
+
+async def test_a_statement_of_the_pool_that_is_cut_off_ends_and_so_does_its_connection(
+    postgres_url: str,
+) -> None:
+    """Half-open TCP behind a proxy that goes on acknowledging: neither end hears anything."""
+    async with fault_proxy(postgres_url) as proxy, open_pool(proxy.url, schema="entityq", size=1) as pool:
+        async with pooled(pool) as connection:
+            before = await fetch_value(connection, b"SELECT pg_backend_pid()")
+        proxy.black_hole()
+        proxy.heal(existing=False)
+        with pytest.raises(OperationalError):
+            async with asyncio.timeout(10), pooled(pool, 0.3) as connection:
+                await fetch_value(connection, b"SELECT 1")
+        async with pooled(pool) as connection:
+            assert await fetch_value(connection, b"SELECT pg_backend_pid()") != before
