@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from entityq.config import Servers, Settings, masked_url
 from entityq.definition import EntityDefinition
+from entityq.errors import UnsafeConfiguration
 from entityq.postgres.backlog import Backlog
 from entityq.postgres.connect import Pool, connect, connect_lease, open_pool, pooled
 from entityq.postgres.connection_budget import warn_when_short
@@ -63,6 +64,7 @@ async def open_runner(
     """
     new_health_check = health_checks(settings, os.environ)
     facts = await check_postgres(settings, servers, definitions)
+    _require_groups(facts, groups)
     keys = Keys(settings.namespace)
     threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="entityq turn")
     async with (
@@ -113,6 +115,16 @@ async def open_runner(
                 await end(task)
             # A handler that was abandoned may still run in its thread: nobody waits for it.
             threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _require_groups(facts: Facts, groups: Sequence[str]) -> None:
+    unknown = sorted(set(groups) - set(facts.groups))
+    if unknown:
+        raise UnsafeConfiguration(
+            f"The cluster {facts.namespace} has no shard group {unknown[0]}.",
+            advice=f"It has {', '.join(facts.groups) or 'none yet'}: correct the groups of this runner "
+            "(-Q, ENTITYQ_GROUPS), or start it with an app that has a type of that group.",
+        )
 
 
 async def _read_facts(pool: Pool, namespace: str) -> Facts:

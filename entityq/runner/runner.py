@@ -145,7 +145,9 @@ class Runner:
             return
         life = Life(session, heart, tuple(groups), replace(self._resources, facts=facts))
         self._life = life
-        watch = asyncio.create_task(self._end_with_facts(life, groups), name="entityq change of shards")
+        watch = asyncio.create_task(
+            self._end_with_facts(life, facts, groups), name="entityq change of shards"
+        )
         self.serving.set()
         log.info("runner.joined incarnation=%s name=%s", session.incarnation, self._name)
         try:
@@ -161,10 +163,15 @@ class Runner:
                 life.reason,
             )
 
-    async def _end_with_facts(self, life: Life, groups: Mapping[str, Group]) -> None:
-        """Shards, once known, never change in a life: a reshard that begins or is finished ends it."""
+    async def _end_with_facts(self, life: Life, facts: Facts, groups: Mapping[str, Group]) -> None:
+        """Shards, once known, never change in a life: a reshard that begins or is finished ends it.
+
+        A group that is new does not: this code has no type in it, and all runners would leave at once.
+        """
         current = self._resources.current_facts
-        while self._served(current.now) == groups:
+        while {
+            name: group for name, group in self._served(current.now).items() if name in facts.groups
+        } == groups:
             await current.change()
         log.info("runner.shards_changed: giving up the shards, and joining again")
         await life.drain()

@@ -188,6 +188,15 @@ async def test_a_type_of_another_shard_group(
     assert "`entityq reshard --type Account --group slow`" in sentence
 
 
+async def test_a_shard_group_that_the_cluster_does_not_have(
+    namespace: str, postgres_url: str, redis_url: str
+) -> None:
+    app = new_app(namespace, groups=("mial",), postgres_url=postgres_url, redis_url=redis_url)
+    sentence = await refused(open_runner, app)
+    assert "has no shard group mial" in sentence
+    assert "It has default" in sentence
+
+
 @CLIENT_AND_RUNNER
 async def test_another_format(opens: Opens, app: EntityQ, postgres_url: str) -> None:
     with psycopg.connect(postgres_url) as owner:

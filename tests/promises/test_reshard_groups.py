@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from entityq import Entity, EntityQ, UnsafeConfiguration, message
+from entityq.client.client import Client
 from entityq.postgres.overview import Change
 from tests.promises.cluster import Cluster, open_cluster
 from tests.promises.resharding import reshard
@@ -87,6 +88,36 @@ async def test_other_groups_go_on_and_a_turn_that_sends_to_the_closed_one_waits(
         await cluster.all_answered(LONG)
         assert await sender.at(invoice, "i").add("third") == 3
         assert await sender.at(invoice, "i").read() == ["first", "second", "third"]
+
+
+async def test_a_new_group_ends_no_life(
+    postgres_url: str, redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All runners would give up all shards at the same time, for a group that their code has no type of."""
+    async with two_groups(postgres_url, redis_url, namespace) as (cluster, account, _):
+        sender = await cluster.client()
+        runner = await cluster.start()
+        await cluster.serving(runner, shards=2 * SHARDS)
+        life = runner.life
+        newer = EntityQ("groups")
+
+        @newer.entity(shard_group="new")
+        class Letter(Entity):
+            @message
+            async def post(self) -> None: ...
+
+        assert Letter.at("l").id == "l"
+        caplog.set_level("INFO", "entityq")
+        client = await Client.open(cluster.settings, cluster.servers, newer.definitions)
+        await client.close()
+
+        async def known() -> bool:
+            return "facts.changed" in caplog.text
+
+        await eventually_async(known, LONG, "the new group")
+        assert await sender.at(account, "a").note("1") == 1
+        assert runner.runner.life is life
+        assert "runner.shards_changed" not in caplog.text
 
 
 async def test_a_type_that_moves_to_another_group(postgres_url: str, redis_url: str, namespace: str) -> None:
