@@ -2,6 +2,7 @@
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import signal
 from collections.abc import Callable, Sequence
@@ -63,6 +64,9 @@ def command(
             loaded = load_app(app)
             chosen = _chosen_groups(loaded, groups)
             link.send(_facts(loaded, app, chosen))
+            # What the imports left behind lives as long as the process: no collection need look at it again.
+            gc.collect()
+            gc.freeze()
             code = _serve(loaded, name, chosen, link, migrate=migrate)
     except CommandError as error:
         link.send(Refused(error.sentence, error.code))

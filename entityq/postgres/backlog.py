@@ -49,6 +49,12 @@ class Backlog:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
+    async def warm_up(self) -> None:
+        """Plans what a takeover reads. Raises psycopg.Error."""
+        await self.position()
+        await self.read_pending([], 1)
+        await self.load_entities([])
+
     async def position(self) -> int:
         """The last seq drawn in the whole outbox."""
         rows = await self._fetch("read_position", {})

@@ -43,6 +43,10 @@ class Committer:
         self._namespace = namespace
         self._epochs = epochs
 
+    async def warm_up(self) -> None:
+        """Plans the statement, so that the first turn after a takeover does not wait for it. Raises as `flush`."""
+        await self._session.execute(COMMIT_TURNS, parameters([], self._namespace))
+
     async def flush(self, batch: Sequence[Commit]) -> list[Committed | BaseException]:
         """One outcome per commit, in order. Raises LeaseLost when the session is gone."""
         outcomes: dict[int, Committed | BaseException] = {}

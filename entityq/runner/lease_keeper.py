@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from psycopg import Error
 
@@ -63,6 +63,7 @@ class LeaseKeeper:
     ) -> None:
         """`groups`: those of the session's claim. Times in seconds."""
         self._session = session
+        self._me = session.incarnation
         self._groups = [facts.groups[name] for name in sorted(set(groups))]
         self._owner = owner
         self._control = control
@@ -74,6 +75,8 @@ class LeaseKeeper:
         self._leaving: dict[int, asyncio.Task[None]] = {}
         # What becomes free while one unlock is under way is unlocked, and told to the others, with the next.
         self._unlocks = Batcher[int, None](self._unlock, max_items=MOST_AT_ONCE, max_size=MOST_AT_ONCE)
+        # Shards that others have unlocked since the last look.
+        self._freed: set[int] = set()
         self._retry: float | None = None
         self._members: tuple[Member, ...] = ()
         self._assigned: dict[int, int] = {}
@@ -128,7 +131,10 @@ class LeaseKeeper:
         while not self._draining:
             # Before looking: a nudge that comes while we look is about what we have not seen.
             self._nudged.clear()
+            freed, self._freed = self._freed, set()
             try:
+                # At once, because nobody serves them, and as assigned so far: the look gives up what it must.
+                await self._acquire([shard for shard in freed if self._assigned.get(shard) == self._me])
                 await self._look(tasks)
             except Error as error:
                 _log.warning("Could not look after the leases, trying again: %s", error)
@@ -146,21 +152,25 @@ class LeaseKeeper:
         if changed:
             self._members = members
             self._assigned = owners(members, self._groups)
-        me = self._session.incarnation
-        if all(member.incarnation != me for member in members):
+        if all(member.incarnation != self._me for member in members):
             self._session.end("the runner's own row is gone")
             raise LeaseLost(self._session.reason)
-        todo = plan(me, self._assigned, held, self._leaving.keys())
+        todo = plan(self._me, self._assigned, held, self._leaving.keys())
         self._give_up(tasks, todo.give_up)
-        missed = False
-        if todo.acquire and not self._draining:
-            acquired = await self._session.acquire(todo.acquire)
-            if acquired:
-                _log.info("leases.acquired incarnation=%s shards=%d", me, len(acquired))
-            for shard_id, epoch in acquired.items():
-                self._owner.acquired(shard_id, epoch)
-            missed = len(acquired) < len(todo.acquire)
+        missed = not await self._acquire(todo.acquire)
         self._retry = retry(self._retry, missed=missed, changed=changed, poll=self._poll)
+
+    async def _acquire(self, shard_ids: Sequence[int]) -> bool:
+        """Whether none was missed. None of them is held already."""
+        wanted = [shard for shard in shard_ids if shard not in self._session.epochs]
+        if not wanted or self._draining:
+            return True
+        acquired = await self._session.acquire(wanted)
+        if acquired:
+            _log.info("leases.acquired incarnation=%s shards=%d", self._me, len(acquired))
+        for shard_id, epoch in acquired.items():
+            self._owner.acquired(shard_id, epoch)
+        return len(acquired) == len(wanted)
 
     def _give_up(self, tasks: asyncio.TaskGroup, shard_ids: Sequence[int]) -> None:
         for shard_id in shard_ids:
@@ -179,12 +189,16 @@ class LeaseKeeper:
 
     async def _unlock(self, shard_ids: Sequence[int]) -> Sequence[None]:
         await self._session.release(shard_ids)
-        await self._tell("released")
+        await self._tell("released", shards=list(shard_ids))
         return [None] * len(shard_ids)
 
-    async def _tell(self, kind: str) -> None:
-        await self._control.publish(ControlMessage(kind, {"incarnation": self._session.incarnation}))
+    async def _tell(self, kind: str, **more: Any) -> None:
+        await self._control.publish(ControlMessage(kind, {"incarnation": self._me, **more}))
 
     def _heard(self, message: ControlMessage) -> None:
-        if message.kind in _WAKING and message.fields.get("incarnation") != self._session.incarnation:
-            self._nudged.set()
+        if message.kind not in _WAKING or message.fields.get("incarnation") == self._me:
+            return
+        shards = message.fields.get("shards")
+        if isinstance(shards, list):
+            self._freed.update(shard for shard in cast("list[object]", shards) if isinstance(shard, int))
+        self._nudged.set()
