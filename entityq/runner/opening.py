@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -73,13 +73,7 @@ async def open_runner(
     ):
         address = masked_url(servers.redis_url)
         admit = partial(redis_safety.admit, redis, address, keys, facts.cluster_id)
-        try:
-            async with asyncio.timeout(REDIS_DEADLINE):
-                await admit()
-        except (RedisError, OSError, TimeoutError) as error:
-            log.warning(
-                "runner.redis_down at %s: reading from the outbox until it is back: %r", address, error
-            )
+        await _ask_redis(admit, address)
         control = ControlChannel(redis, open_connection(servers.redis_url), keys.control_channel())
         current = CurrentFacts(facts, partial(_read_facts, pool, settings.namespace), every=FACTS_INTERVAL)
         resources = Resources(
@@ -104,17 +98,34 @@ async def open_runner(
             threads=threads,
             loop_limit=loop_limit,
         )
-        beside = (
-            asyncio.create_task(control.run(), name="entityq control channel"),
-            asyncio.create_task(current.run(), name="entityq facts"),
-        )
         try:
-            yield Runner(name, groups, resources)
+            async with _beside(control, current):
+                yield Runner(name, groups, resources)
         finally:
-            for task in beside:
-                await end(task)
             # A handler that was abandoned may still run in its thread: nobody waits for it.
             threads.shutdown(wait=False, cancel_futures=True)
+
+
+@asynccontextmanager
+async def _beside(control: ControlChannel, current: CurrentFacts) -> AsyncGenerator[None, None]:
+    tasks = (
+        asyncio.create_task(control.run(), name="entityq control channel"),
+        asyncio.create_task(current.run(), name="entityq facts"),
+    )
+    try:
+        yield
+    finally:
+        for task in tasks:
+            await end(task)
+
+
+async def _ask_redis(admit: Callable[[], Awaitable[None]], address: str) -> None:
+    """Raises UnsafeConfiguration. A Redis that is down costs latency only."""
+    try:
+        async with asyncio.timeout(REDIS_DEADLINE):
+            await admit()
+    except (RedisError, OSError, TimeoutError) as error:
+        log.warning("runner.redis_down at %s: reading from the outbox until it is back: %r", address, error)
 
 
 def _require_groups(facts: Facts, groups: Sequence[str]) -> None:
