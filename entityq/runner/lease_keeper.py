@@ -186,6 +186,8 @@ class LeaseKeeper:
         with suppress(LeaseLost, BatcherClosed):
             await self._unlocks.submit(shard_id, 1)
         del self._leaving[shard_id]
+        if self._assigned.get(shard_id) == self._me:  # again: who should have had it has left meanwhile
+            self._nudged.set()
 
     async def _unlock(self, shard_ids: Sequence[int]) -> Sequence[None]:
         await self._session.release(shard_ids)

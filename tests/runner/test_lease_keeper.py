@@ -14,6 +14,7 @@ from entityq.redis.keys import Keys
 from entityq.runner.lease_keeper import LeaseKeeper
 from tests.support.leases import Cluster, open_cluster
 from tests.support.servers import Connection
+from tests.support.waiting import eventually_async
 
 # Longer than any test: what happens within a test was woken, not polled.
 NO_POLL = 60.0
@@ -326,3 +327,27 @@ async def test_a_lock_that_is_gone_is_noticed(runners: Runners) -> None:
     )
     await asyncio.wait_for(a.running, 2)
     assert a.owner.reasons == [f"the lock of shard {min(all_shards(runners)) + 3} is gone"]
+
+
+async def test_a_shard_that_is_given_up_for_one_who_left_meanwhile_is_taken_again_at_once(
+    runners: Runners,
+) -> None:
+    a = await runners.start(poll=NO_POLL)
+    everything = all_shards(runners)
+    await a.owner.until(lambda: a.shards == everything)
+    a.owner.busy = {shard: asyncio.Event() for shard in everything}
+    b = await runners.start(poll=NO_POLL)
+    await a.owner.until(lambda: len(a.owner.releases) > 0)
+    await b.keeper.drain()
+    await b.session.close()
+    a.keeper.nudge()
+
+    async def knows() -> bool:
+        return len(a.keeper.members) == 1
+
+    await eventually_async(knows, 5.0, "b has left")
+    given_up = len(a.owner.releases)
+    for free in a.owner.busy.values():
+        free.set()
+    await a.owner.until(lambda: sorted(a.owner.epochs.values()).count(2) == given_up)
+    assert a.shards == everything
