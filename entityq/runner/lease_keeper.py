@@ -138,6 +138,7 @@ class LeaseKeeper:
                 await self._look(tasks)
             except Error as error:
                 _log.warning("Could not look after the leases, trying again: %s", error)
+                self._retry = None
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._poll if self._retry is None else self._retry):
                     await self._nudged.wait()

@@ -5,15 +5,11 @@ life ends, and the runner starts another one that has nothing of it.
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
-
-from psycopg import Error as PostgresError
 
 from entityq.batching import Batcher
 from entityq.codec import Limits
 from entityq.postgres.lease_session import LeaseSession
-from entityq.postgres.pinned_connection import LeaseLost
 from entityq.redis.connect import open_connection
 from entityq.redis.consumer import StreamGroups, StreamReader
 from entityq.redis.control import ControlMessage
@@ -52,8 +48,6 @@ from entityq.runner.turn_slots import TurnSlots
 from entityq.runner.turns import Turns
 from entityq.snowflake import Snowflakes
 
-log = logging.getLogger(__name__)
-
 COMMIT_BATCH = 1_000
 COMMIT_BYTES = 8 * 1024 * 1024
 DRAIN_DEADLINE = 1.0
@@ -89,9 +83,8 @@ class Life:
         self._stream_groups = StreamGroups(resources.redis, self._consumer)
         self._wake_stream = resources.keys.wake_stream(session.incarnation)
         self._publishers = TurnPublishers(resources, Snowflakes(session.number), self._tasks)
-        self._committer = Committer(session, settings.namespace, session.epochs)
         self._commits = Batcher[Commit, Committed](
-            self._committer.flush,
+            Committer(session, settings.namespace, session.epochs).flush,
             max_items=COMMIT_BATCH,
             max_size=COMMIT_BYTES,
         )
@@ -259,7 +252,7 @@ class Life:
                 start(self._owner.run(), "joins")
                 start(self._catching_up.run(), "catching up")
                 start(self._passivation.run(), "passivation")
-                start(self._keep_leases(), "lease keeper")
+                start(self._keeper.run(), "lease keeper")
                 start(PingAnswers(resources.control, me).run(), "ping answers")
                 start(self._new_health().run(), "health")
                 try:
@@ -272,14 +265,6 @@ class Life:
             pass
         finally:
             await self._tasks.end_turns(TURNS_DEADLINE)
-
-    async def _keep_leases(self) -> None:
-        try:
-            await self._committer.warm_up()
-            await self._resources.backlog.warm_up()
-        except (PostgresError, LeaseLost) as error:
-            log.warning("runner.cold: %s; the first turns will wait for it", error)
-        await self._keeper.run()
 
     async def drain(self) -> None:
         """Leave the membership, let running turns end and commit, give up the shards, and end this life."""

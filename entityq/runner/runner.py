@@ -17,6 +17,7 @@ from entityq.errors import PersistenceError
 from entityq.postgres.facts import Facts, Group, unregistered
 from entityq.postgres.lease_session import Backend, Claim, LeaseSession
 from entityq.postgres.pinned_connection import LeaseLost
+from entityq.runner.committer import Committer
 from entityq.runner.heart import Heart, open_heart
 from entityq.runner.life import Life
 from entityq.runner.resources import Resources
@@ -25,6 +26,7 @@ from entityq.runner.tasks import end
 log = logging.getLogger(__name__)
 
 PAUSE_AFTER_FAILURE = 0.2
+WARM_UP_DEADLINE = 1.0
 
 
 class Runner:
@@ -111,14 +113,24 @@ class Runner:
         )
         try:
             beating = await stack.enter_async_context(heart)
+            await self._warm_up()
             session = await self._open_session(facts, groups)
             self._ghost = session.backend
             stack.push_async_callback(session.close)
             await beating.begin(session.incarnation, session.backend)
+            await Committer(session, settings.namespace, session.epochs).warm_up()
         except (PersistenceError, LeaseLost, PostgresError) as error:
             log.warning("runner.no_lease_session: %s; trying again", error)
             return None
         return session, beating
+
+    async def _warm_up(self) -> None:
+        """Before joining: from then on shards wait for this runner, and soon requests for its statements."""
+        warming = asyncio.create_task(self._resources.backlog.warm_up(), name="entityq warm-up")
+        await asyncio.wait([warming], timeout=WARM_UP_DEADLINE)
+        await end(warming)
+        if warming.cancelled() or warming.exception() is not None:
+            log.warning("runner.cold: Postgres did not answer at once; the first turns will wait for it")
 
     async def _open_session(self, facts: Facts, groups: Mapping[str, Group]) -> LeaseSession:
         resources = self._resources
