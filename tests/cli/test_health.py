@@ -19,7 +19,13 @@ def test_all_is_well(entityq: CommandLine) -> None:
     text = entityq.run("health")
 
     assert document.code == 0
-    assert checks(document) == {"postgres": True, "schema": True, "runners": True, "shards": True, "redis": True}
+    assert checks(document) == {
+        "postgres": True,
+        "schema": True,
+        "runners": True,
+        "shards": True,
+        "redis": True,
+    }
     assert text.code == 0
     assert "FAILED" not in text.stdout
 
@@ -28,7 +34,13 @@ def test_without_a_runner(entityq: CommandLine, namespace: str) -> None:
     finished = entityq.run("health", "-j")
 
     assert finished.code == 69
-    assert checks(finished) == {"postgres": True, "schema": True, "runners": False, "shards": True, "redis": True}
+    assert checks(finished) == {
+        "postgres": True,
+        "schema": True,
+        "runners": False,
+        "shards": True,
+        "redis": True,
+    }
     assert f"no live runner in the namespace {namespace}" in finished.stdout
 
 
