@@ -25,7 +25,7 @@ def an_entity_of_each_shard() -> list[str]:
 
 
 class Reads:
-    """What `Backlog.read_pending` is asked for; the first call waits, with its rows, until `go_on`."""
+    """What `Backlog.read_pending` is asked for; the first call for a shard waits, with its rows, until `go_on`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.shards: list[int] = []
@@ -37,7 +37,8 @@ class Reads:
             rows = await read(backlog, unread, page)
             self.shards.append(len(unread))
             self.parts += unread
-            if not self.reading.is_set():
+            # Without a shard it is a runner that warms up.
+            if unread and not self.reading.is_set():
                 self.reading.set()
                 await self.go_on.wait()
             return rows
@@ -81,6 +82,27 @@ async def test_with_little_room_few_shards_at_a_time_are_read(
     await cluster.stage.saw(*(f"note {name} z" for name in names))
     assert {"".join(cluster.stage.lines(f"note {name} ")) for name in names} == {"xyz"}
     assert max(reads.shards) <= 3
+
+
+async def test_what_nobody_published_is_found_by_who_takes_the_shard_over(cluster: LiveCluster) -> None:
+    """No sweep looks, and the reader of the next owner has long been connected."""
+    app = cluster.app()
+    probe = cluster.actor(app, Probe)
+    first = await cluster.start(app)
+    second = await cluster.start(app, "r2", shards=0)
+
+    async def shared() -> bool:
+        kept = len(first.life.shards)
+        return 0 < kept < SHARDS and second.serves(SHARDS - kept)
+
+    await soon(shared, "each runner serves its part")
+    kept = {owned.shard.number for owned in first.life.shards}
+    names = [name for name in an_entity_of_each_shard() if shard_of(name) in kept]
+    async with app.open_client() as client:
+        requests = [request_of(app, client, probe.at(name), "note", text="x") for name in names]
+        await insert_unpublished(app, *requests)
+    await cluster.stop(first)
+    await cluster.stage.saw(*(f"note {name} x" for name in names))
 
 
 async def test_what_was_read_for_a_shard_that_is_given_up_meanwhile_is_not_delivered(

@@ -67,7 +67,7 @@ def run_tests(directory: Path, tests: tuple[str, ...]) -> Result:
         )
     except subprocess.TimeoutExpired:
         return Result((), f"did not end within {SECONDS} s")
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", finished.stdout, re.MULTILINE)
+    failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", finished.stdout, re.MULTILINE)
     noticed = tuple(dict.fromkeys(failed)) if finished.returncode == TESTS_FAILED else ()
     return Result(noticed, finished.stdout + finished.stderr)
 

@@ -61,7 +61,7 @@ OWNERSHIP_SAFEGUARDS = (
                 "return True",
             ),
         ),
-        (HEART + "test_code_without_a_heartbeat_is_not_judged",),
+        ("tests/runner/test_suspicion.py::test_who_is_not_judged",),
     ),
     Safeguard(
         "freshness of volatile replies",

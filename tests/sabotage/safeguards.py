@@ -38,7 +38,9 @@ SAFEGUARDS = (
                 "        self._catching_up = False\n        self._waiting: deque",
             ),
         ),
-        (SCENARIOS + "test_a_batch_is_answered_in_the_order_sent_after_a_takeover_with_redis_flushed",),
+        (
+            "tests/runner/test_catching_up.py::test_what_nobody_published_is_found_by_who_takes_the_shard_over",
+        ),
     ),
     Safeguard(
         "notification while Redis is down",
@@ -64,7 +66,7 @@ SAFEGUARDS = (
                 "                pass\n",
             ),
         ),
-        (SCENARIOS + "test_a_flush_is_noticed_without_a_sweep",),
+        ("tests/runner/test_reader.py::test_a_flush_is_noticed_when_no_sweep_looks",),
     ),
     Safeguard(
         "own pending entries after an error",
