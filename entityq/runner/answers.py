@@ -1,6 +1,9 @@
 """What becomes of a request that has its reply: the intake learns it, the caller is told, the entry goes."""
 
+import asyncio
 import logging
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from entityq.codec import Limits
@@ -15,6 +18,10 @@ from entityq.runner.shard_table import ShardTable
 from entityq.runner.tasks import Tasks
 
 log = logging.getLogger(__name__)
+
+# Seconds. The heart beats in a thread of its own, and its certainty ends with time alone: there is no event.
+LOOK_AGAIN = 0.1
+MAX_WITHHELD = 1_000
 
 
 class Answers:
@@ -39,6 +46,7 @@ class Answers:
         self._commit = commit
         self._limits = limits
         self._may_answer = may_answer
+        self._withheld = deque[tuple[OwnedShard, Request, bytes]]()
 
     def committed(self, commit: Commit, applied: Applied) -> None:
         """A turn's commit was applied."""
@@ -50,8 +58,9 @@ class Answers:
     def volatile(self, request: Request, reply: Reply) -> None:
         """A reply that is stored nowhere, and that no commit has checked.
 
-        It is withheld from a runner that may have been evicted: another one may have changed the entity, and
-        gets the request, which stays in the stream.
+        It is withheld while this runner may have been evicted: another one may have changed the entity. Where
+        it was not, the reply is sent as soon as that is certain; where it was, the new owner of the shard finds
+        the request in the stream.
         """
         owned = self._shards.holding(request.shard_id)
         if self._may_answer():
@@ -65,7 +74,36 @@ class Answers:
             request.request_id,
         )
         if owned is not None:
+            self._withhold(owned, request, reply.encode())
+
+    def _withhold(self, owned: OwnedShard, request: Request, encoded: bytes) -> None:
+        if not self._withheld:
+            self._tasks.start(self._tell_withheld(), "withheld replies")
+        self._withheld.append((owned, request, encoded))
+        if len(self._withheld) > MAX_WITHHELD:
+            # It stays in the stream, for whoever reads what is pending there next.
+            owned, request, _ = self._withheld.popleft()
             owned.intake.forget(request.request_id)
+
+    async def _tell_withheld(self) -> None:
+        while self._withheld:
+            await asyncio.sleep(LOOK_AGAIN)
+            while self._withheld and (self._may_answer() or self._late(self._withheld[0][1])):
+                self._end_withheld(*self._withheld.popleft())
+
+    def _end_withheld(self, owned: OwnedShard, request: Request, encoded: bytes) -> None:
+        if self._shards.committing(owned.tenure) is not owned:
+            return  # It was given up meanwhile: its next owner claims the request.
+        if self._may_answer():
+            self._tell(owned, request, encoded)
+        else:
+            self._done(owned, request)
+
+    @staticmethod
+    def _late(request: Request) -> bool:
+        """Whether nobody waits for the reply any more."""
+        deadline = request.envelope.deadline_ms
+        return deadline is not None and deadline < time.time() * 1000
 
     def refuse(self, request: Request, error: type[EntityQError], text: str) -> None:
         """`error` is raised at the caller of a volatile request."""
@@ -96,7 +134,10 @@ class Answers:
 
     def _tell(self, owned: OwnedShard | None, request: Request, encoded: bytes) -> None:
         if owned is not None:
-            owned.intake.answered(request.request_id)
-            if request.entry_id is not None:
-                self._announcer.entry(owned.stream, request.entry_id)
+            self._done(owned, request)
         self._announcer.reply(request.envelope.client, request.request_id, encoded)
+
+    def _done(self, owned: OwnedShard, request: Request) -> None:
+        owned.intake.answered(request.request_id)
+        if request.entry_id is not None:
+            self._announcer.entry(owned.stream, request.entry_id)
