@@ -1,6 +1,7 @@
 """Failures: exceptions that an entity declares, sent to the caller typed."""
 
 import inspect
+import sys
 from collections.abc import Iterator
 from functools import cached_property, partial
 from typing import Any, ClassVar, dataclass_transform
@@ -93,10 +94,13 @@ class UnknownFailure(Failure):
 
 
 def find_failure(name: str, module: str) -> type[Failure] | None:
-    """The Failure class of that name: that of `module`, else the only one; the newest of a module.
+    """The Failure class of that name: what `module` calls so, else the one defined there, else the only one.
 
-    None when there is none, or several and none of them in `module`.
+    The newest of several definitions in one module; None when there is none, or several elsewhere.
     """
+    visible = getattr(sys.modules.get(module), name, None)
+    if isinstance(visible, type) and issubclass(visible, Failure) and visible.__name__ == name:
+        return visible
     found = {cls.__module__: cls for cls in _subclasses(Failure) if cls.__name__ == name}
     if module in found:
         return found[module]

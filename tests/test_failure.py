@@ -2,8 +2,11 @@
 
 import copy
 import pickle
+import sys
 import traceback
+from types import ModuleType
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import pytest
 
@@ -145,6 +148,15 @@ def test_it_is_found_by_name_in_the_handlers_module_first() -> None:
     assert find_failure("Frozen", "other") is None, "one of two would be a guess"
     assert find_failure("Overdrawn", "other") is Overdrawn, "the only one, below another failure"
     assert find_failure("Missing", __name__) is None
+
+
+def test_a_failure_that_the_handlers_module_has_imported_is_found_among_its_namesakes() -> None:
+    namesake = type("InsufficientFunds", (Failure,), {"__module__": "elsewhere"})
+    shop = ModuleType("shop_with_imports")
+    vars(shop)["InsufficientFunds"] = InsufficientFunds
+    with patch.dict(sys.modules, {shop.__name__: shop}):
+        assert find_failure("InsufficientFunds", shop.__name__) is InsufficientFunds
+    assert find_failure("InsufficientFunds", "unrelated") is None, f"{namesake} would be a guess"
 
 
 def test_a_stored_failure_that_does_not_fit_is_refused() -> None:

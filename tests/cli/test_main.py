@@ -11,7 +11,7 @@ from entityq_cli.main import cli
 from entityq.config import COMMAND_VARIABLES, PREFIX, declared_settings
 from tests.support.processes import CommandLine
 
-COMMANDS = ("worker", "send", "result", "status", "migrate", "health", "dev")
+COMMANDS = ("worker", "send", "result", "status", "migrate", "reshard", "health", "dev")
 
 
 def imported_by(offline: CommandLine, module: str) -> set[str]:
