@@ -25,6 +25,7 @@ import psutil
 import psycopg
 import uvloop
 
+from benchmarks.held import HELD_SECONDS, PATIENCE, Held, hold_at
 from benchmarks.load import Load, steady
 from benchmarks.machine import describe
 from benchmarks.probe import Probe, app
@@ -38,12 +39,8 @@ from tests.support.waiting import eventually_async
 
 SHARDS = 100
 WORKERS = 3
-ENTITIES = 400
-# Longer than any fault lasts: a turn that was not interrupted shows.
-HELD_SECONDS = 30.0
 # Of `freeze`: above its lease time, so that the zombie wakes up after its eviction, and finds its turn over.
 FROZEN_TURN_SECONDS = 1.0
-PATIENCE = 60.0
 CALLERS = 1_000
 WATCHED = 4
 
@@ -76,45 +73,7 @@ class Fault:
     evicts: bool = False
 
 
-# ----- a request that is under way at the victim
-
-
-@dataclass(slots=True)
-class Held:
-    """`reply` is the interrupted request."""
-
-    pid: int
-    epoch: int
-    entity_id: str
-    applied: int
-    reply: asyncio.Task[tuple[int, int, int]]
-
-    async def answered_after(self, began: float) -> float:
-        pid, epoch, _ = await self.reply
-        assert epoch > self.epoch, f"not interrupted: answered by {pid} under the epoch {epoch}"
-        return time.monotonic() - began
-
-
-async def hold_at(victim: Worker, turn: int, seconds: float = HELD_SECONDS) -> Held:
-    """A request whose turn runs at the victim's runner."""
-    wanted = (await asyncio.to_thread(victim.runner)).pid
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            for number in range(ENTITIES):
-                entity_id = f"probe-{turn}-{number}"
-                pid, epoch, applied = await Probe.at(entity_id).touch()
-                if pid != wanted:
-                    continue
-                probe = Probe.at(entity_id)
-                asked = probe.hold.options(timeout=PATIENCE)(epoch=epoch, seconds=seconds)
-                reply = asyncio.ensure_future(asked)
-
-                async def held(probe: Probe = probe, reply: asyncio.Future[Any] = reply) -> bool:
-                    return reply.done() or await probe.is_held()
-
-                await eventually_async(held, PATIENCE)
-                if not reply.done():
-                    return Held(pid, epoch, entity_id, applied, reply)
+# ----- faults of a runner
 
 
 async def each_victim(
@@ -127,9 +86,6 @@ async def each_victim(
         began = time.monotonic()
         await harm(victim)
         yield held, victim, await held.answered_after(began)
-
-
-# ----- faults of a runner
 
 
 async def kill(bench: Bench) -> list[float]:
