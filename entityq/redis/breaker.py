@@ -1,17 +1,14 @@
 """Whether Redis is worth another try: a circuit breaker, as a decision and the thin object that keeps it."""
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from entityq.outage import Outage
+
 # So many failures in a row open it, for so many seconds. After them one try decides.
 THRESHOLD = 3
 COOL_DOWN = 1.0
-# Seconds without a failure after which the next one is an outage of its own, with a line in the log.
-CALM = 10.0
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +29,7 @@ def after_failure(state: BreakerState, now: float) -> BreakerState:
 
 
 class Breaker:
-    """One for all that a process does of one kind; `name` and `instead` are for its two lines in the log, at
-    the begin of an outage and when it works again."""
+    """One for all that a process does of one kind; `name` and `instead` are for its lines in the log."""
 
     def __init__(
         self,
@@ -43,11 +39,8 @@ class Breaker:
         instead: str = "runners are told through Postgres meanwhile",
     ) -> None:
         self._clock = clock
-        self._name = name
-        self._instead = instead
+        self._outage = Outage(f"{name}_failed", f"{name}_works_again", instead, clock=clock)
         self._state = BreakerState()
-        self._since: float | None = None
-        self._last = -CALM
 
     @property
     def closed(self) -> bool:
@@ -55,17 +48,9 @@ class Breaker:
         return allows(self._state, self._clock())
 
     def failed(self, error: Exception) -> None:
-        now = self._clock()
-        if now - self._last >= CALM:
-            self._since = now
-            # A deadline of our own has no text.
-            why = str(error) or "no answer in time"
-            _log.warning("%s_failed: %s; %s", self._name, why, self._instead)
-        self._last = now
-        self._state = after_failure(self._state, now)
+        self._outage.failed(error)
+        self._state = after_failure(self._state, self._clock())
 
     def succeeded(self) -> None:
-        if self._since is not None:
-            _log.info("%s_works_again after %.1f s", self._name, self._clock() - self._since)
-            self._since = None
+        self._outage.worked()
         self._state = BreakerState()

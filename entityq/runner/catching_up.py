@@ -1,7 +1,6 @@
 """Catching up: reading a shard's unanswered requests from the outbox, in order, until nothing is missing."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -9,11 +8,10 @@ from dataclasses import dataclass
 from psycopg import Error as PostgresError
 
 from entityq.batching import Batcher
+from entityq.outage import Outage
 from entityq.postgres.backlog import Backlog, Row, Unread
 from entityq.runner.intake import Arrival, Verdict
 from entityq.runner.owned_shard import OwnedShard
-
-log = logging.getLogger(__name__)
 
 # Rows of one shard, and of all shards, in one read.
 PAGE = 1_000
@@ -63,6 +61,9 @@ class CatchingUp:
         self._deliver_arrival = deliver_arrival
         self._give_up = give_up
         self._page = page
+        self._outage = Outage(
+            "shard.catching_up_failed", "shard.catching_up_works_again", "shards that catch up try again"
+        )
         self._reads = Batcher[Pass, None](self._read, max_items=SHARDS_AT_ONCE, max_size=SHARDS_AT_ONCE)
 
     async def run(self) -> None:
@@ -80,9 +81,8 @@ class CatchingUp:
             owned.behind.clear()
             try:
                 await self._pass(owned)
-            except (PostgresError, OSError) as error:
+            except (PostgresError, OSError):
                 owned.intake.abandon_pass()
-                log.warning("shard.catching_up_failed shard=%s: %s", owned.shard, error)
                 owned.behind.set()
                 await asyncio.sleep(PAUSE_AFTER_FAILURE)
 
@@ -101,7 +101,12 @@ class CatchingUp:
             await self._room()
             async with self._reserve(min(self._page * len(left), ROWS)) as places:
                 now, left = left[:places], left[places:]
-                await self._read_page(now, min(self._page, places // len(now)))
+                try:
+                    await self._read_page(now, min(self._page, places // len(now)))
+                except (PostgresError, OSError) as error:
+                    self._outage.failed(error, len(passes))
+                    raise
+                self._outage.worked()
         return [None] * len(passes)
 
     async def _read_page(self, passes: Sequence[Pass], page: int) -> None:

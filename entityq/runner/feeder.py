@@ -1,21 +1,19 @@
 """Feeds entities whose mailbox overflowed from the outbox, whenever there is room again."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 
 from psycopg import Error as PostgresError
 
 from entityq.address import Address
 from entityq.definition import EntityDefinition
+from entityq.outage import Outage
 from entityq.postgres.backlog import Backlog, Row
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.intake import Verdict
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.residents import Residents
 from entityq.runner.shard_table import ShardTable
-
-log = logging.getLogger(__name__)
 
 AT_ONCE = 64
 PAUSE_AFTER_FAILURE = 0.2
@@ -42,6 +40,9 @@ class Feeder:
         self._definitions = definitions
         self._deliver = deliver
         self._make_room = make_room
+        self._outage = Outage(
+            "entity.feed_failed", "entity.feed_works_again", "entities whose mailbox overflowed wait"
+        )
 
     async def run(self) -> None:
         while True:
@@ -75,13 +76,14 @@ class Feeder:
         try:
             rows = await self._backlog.read_pending_of_entity(shard_id, address, page)
         except (PostgresError, OSError) as error:
-            log.warning("entity.feed_failed entity=%s: %s", address, error)
+            self._outage.failed(error)
             self._deferrals.end_read(shard_id, address, everything=False)
             await asyncio.sleep(PAUSE_AFTER_FAILURE)
             self._deferrals.look_again()
             return
         finally:
             owned.intake.end_read()
+        self._outage.worked()
         if self._shards.get(shard_id) is not owned:
             return  # given up while the read was on its way
         everything = self._admit(owned, rows) and len(rows) < page

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from entityq.batching import Batcher
 from entityq.codec import Limits
+from entityq.outage import Outage
 from entityq.postgres.lease_session import LeaseSession
 from entityq.redis.connect import open_connection
 from entityq.redis.consumer import StreamGroups, StreamReader
@@ -116,6 +117,10 @@ class Life:
             shard_id_of=resources.facts.shard_id,
             max_payload=settings.max_payload,
         )
+        # Each of them would tell of it for each shard.
+        self._streams_outage = Outage(
+            "redis.read_failed", "redis.read_works_again", "reading from the outbox until it works"
+        )
         self._reader = self._new_reader()
         self._catching_up = self._new_catching_up()
         self._owner = self._new_owner()
@@ -164,6 +169,7 @@ class Life:
             self._stream_groups,
             self.shards,
             wake_stream=self._wake_stream,
+            outage=self._streams_outage,
             deliver=self._dispatcher.entry,
             room=self._room,
             admit=self._resources.admit,
@@ -192,6 +198,7 @@ class Life:
             keys=resources.keys,
             new_publisher=self._publishers.new,
             groups=self._stream_groups,
+            outage=self._streams_outage,
             catching_up=self._catching_up,
             residents=self.residents,
             deferrals=self.deferrals,
@@ -238,7 +245,7 @@ class Life:
         listener = Listener(self._session, settings.namespace, self.shards)
         # Before the first shard is taken.
         attempts = AttemptRecord(self._heart.execute, resources, self._consumer)
-        self._heart.listen(self, LoopWatch(attempts.write, limit=resources.loop_limit).look)
+        self._heart.listen(self, self._session, LoopWatch(attempts.write, limit=resources.loop_limit).look)
         try:
             async with self._tasks:
                 start(listener.run(), "listener")

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from redis.exceptions import RedisError
 
 from entityq.errors import UnsafeConfiguration
+from entityq.outage import Outage
 from entityq.redis.consumer import GroupMissing, StreamEntry, StreamGroups, StreamReader
 from entityq.runner.connected import Connected
 from entityq.runner.owned_shard import OwnedShard
@@ -43,6 +44,7 @@ class Reader:
         shards: ShardTable,
         *,
         wake_stream: bytes,
+        outage: Outage,
         deliver: Callable[[OwnedShard, StreamEntry], None],
         room: Callable[[], Awaitable[None]],
         admit: Callable[[], Awaitable[None]],
@@ -59,8 +61,10 @@ class Reader:
         self._prefetch = prefetch
         self._block = min(block, LONGEST_BLOCK)
         self.connected = Connected()
-        # What the log says of the outage that lasts.
-        self._told = ""
+        self._outage = outage
+        self._refused = Outage(
+            "redis.refused", "redis.accepted", "reading from the outbox until it works", level=logging.ERROR
+        )
 
     async def run(self) -> None:
         try:
@@ -72,21 +76,14 @@ class Reader:
                     log.warning("redis.groups_missing: %s; all shards catch up from the outbox", error)
                     self.connected.clear()
                 except UnsafeConfiguration as error:
-                    self._tell(logging.ERROR, "redis.refused", str(error))
+                    self._refused.failed(error)
                     await asyncio.sleep(PAUSE_AFTER_REFUSAL)
                 except (RedisError, OSError) as error:
-                    # A deadline of our own has no text.
-                    self._tell(logging.WARNING, "redis.read_failed", str(error) or "no answer in time")
+                    self._outage.failed(error)
                     self.connected.clear()
                     await asyncio.sleep(PAUSE_AFTER_FAILURE)
         finally:
             await self._reader.close()
-
-    def _tell(self, level: int, event: str, why: str) -> None:
-        """Once in an outage, whatever else Redis says in its course."""
-        if self._told != event:
-            log.log(level, "%s: %s; reading from the outbox until it works", event, why)
-        self._told = event
 
     async def _read(self) -> None:
         streams = [*self._shards.streams, self._wake_stream]
@@ -101,11 +98,10 @@ class Reader:
                 owned.must_catch_up()
             self._pass_on(pending)
             self.connected.set()
-            if self._told:
-                log.info("redis.read_works_again")
-                self._told = ""
+            self._refused.worked()
         count = min(MAX_COUNT, max(MIN_COUNT, self._prefetch // len(streams)))
         self._pass_on(await self._reader.read(streams, count=count, block=self._block))
+        self._outage.worked()
 
     async def _own_pending(self, streams: list[bytes]) -> list[StreamEntry]:
         """No more than was read ahead, by this runner or by those before it."""

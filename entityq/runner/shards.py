@@ -11,6 +11,7 @@ from collections.abc import Callable
 from redis.exceptions import RedisError
 
 from entityq.batching import Batcher
+from entityq.outage import Outage
 from entityq.postgres.facts import Facts
 from entityq.redis.consumer import StreamEntry, StreamGroups
 from entityq.redis.keys import Keys
@@ -34,6 +35,7 @@ class Shards:
     """Implements the owner that the lease keeper talks to.
 
     Args:
+        outage: of the streams; the reader says when it ends.
         deliver: dispatches a claimed stream entry.
         empty_mailbox: takes the requests that have not started out of an activation.
         changed: called when the readable shards are others.
@@ -49,6 +51,7 @@ class Shards:
         keys: Keys,
         new_publisher: Callable[[], Publisher],
         groups: StreamGroups,
+        outage: Outage,
         catching_up: CatchingUp,
         residents: Residents,
         deferrals: Deferrals,
@@ -70,6 +73,7 @@ class Shards:
         self._acknowledge = acknowledge
         self._empty_mailbox = empty_mailbox
         self._changed = changed
+        self._outage = outage
         self._serving: dict[int, asyncio.Task[None]] = {}
         # Shards that are acquired together join their streams together.
         self._joins = Batcher[bytes, list[StreamEntry]](
@@ -152,5 +156,6 @@ class Shards:
         try:
             return await self._joins.submit(owned.stream, 1)
         except (RedisError, OSError, TimeoutError) as error:
-            log.warning("shard.stream_unavailable shard=%s: %s; served from the outbox", owned.shard, error)
+            # Served from the outbox, until the reader has joined it.
+            self._outage.failed(error)
             return []

@@ -5,6 +5,7 @@ import logging
 
 from psycopg import Error as PostgresError
 
+from entityq.outage import Outage
 from entityq.postgres.backlog import Backlog, SweptRow
 from entityq.runner.connected import Connected
 from entityq.runner.deferrals import Deferrals
@@ -39,6 +40,7 @@ class Sweeper:
         self._deferrals = deferrals
         self._redis_up = redis_up
         self._interval = interval
+        self._outage = Outage("sweep.failed", "sweep.works_again", "what nobody published waits")
         self._position = 0
         # Where the next sweep of a shard goes on: a page that is full of known requests must not hide the rest.
         self._afters: dict[int, int] = {}
@@ -49,7 +51,9 @@ class Sweeper:
             try:
                 await self.sweep()
             except (PostgresError, OSError) as error:
-                log.warning("sweep.failed: %s", error)
+                self._outage.failed(error)
+            else:
+                self._outage.worked()
 
     async def _pause(self) -> None:
         """Shorter when Redis goes meanwhile: what it had taken, and nobody had read, is in the outbox alone."""

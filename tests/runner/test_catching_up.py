@@ -159,3 +159,35 @@ async def test_every_page_of_a_pass_has_the_position_of_the_first(
         owned.must_catch_up()
     await cluster.stage.saw(*(f"note {name} f" for name in names))
     assert {"".join(cluster.stage.lines(f"note {name} ")) for name in names} == {"abcdef"}
+
+
+async def test_an_outage_is_one_line_for_all_shards(
+    cluster: LiveCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    app = cluster.app()
+    cluster.actor(app, Probe)
+    member = await cluster.start(app)
+
+    def lines(event: str) -> list[str]:
+        return [line for line in caplog.messages if line.startswith(f"shard.catching_up_{event}")]
+
+    async def caught_up() -> bool:
+        return member.serves(SHARDS) and bool(lines("works_again"))
+
+    await cluster.rows("ALTER TABLE pending RENAME TO pending_away")
+    try:
+        for _ in range(3):
+            for owned in member.life.shards:
+                owned.must_catch_up()
+
+            async def tried() -> bool:
+                return not any(owned.behind.is_set() for owned in member.life.shards)
+
+            await soon(tried, "every shard has tried once more")
+        assert len(lines("failed")) == 1
+        assert lines("failed")[0].endswith(f"; shards that catch up try again ({SHARDS} times)")
+    finally:
+        await cluster.rows("ALTER TABLE pending_away RENAME TO pending")
+    await soon(caught_up, "all shards caught up")
+    assert len(lines("works_again")) == len(lines("failed")) == 1
