@@ -74,27 +74,33 @@ class Client:
 
     # ----- Sender
 
-    async def send(self, call: Call) -> Receipt[Any]:
-        """Raises PrimaryKeyConflict, PersistenceError, MailboxFull, MalformedMessage, SendTimeout."""
+    async def send(self, call: Call, *, began: float | None = None) -> Receipt[Any]:
+        """`began`: the time of the loop from which its timeouts count, by default now.
+
+        Raises PrimaryKeyConflict, PersistenceError, MailboxFull, MalformedMessage, SendTimeout.
+        """
+        began = self._loop.time() if began is None else began
         if not call.message.persisted:
-            return await self._send_volatile(call)
+            return await self._send_volatile(call, began)
         request = self._machinery.encoder.request(call)
-        acceptance = await self._machinery.acceptor.accept(Send(call, request, self._accept_by(call)))
+        acceptance = await self._machinery.acceptor.accept(Send(call, request, self._accept_by(call, began)))
         replying = Replying(self._home, partial(self._wait, call, acceptance), self._patience(call))
         return replying.receipt(call, acceptance.request_id, duplicate=acceptance.duplicate)
 
-    async def ask(self, call: Call) -> Any:
-        """Raises what `send` does, the entity's Failure, and other EntityQErrors."""
+    async def ask(self, call: Call, *, began: float | None = None) -> Any:
+        """`began` as for `send`. Raises what `send` does, the entity's Failure, and other EntityQErrors."""
+        began = self._loop.time() if began is None else began
         timeout = self._patience(call)
+        deadline = began + timeout
         if not call.message.persisted:
-            return await self._ask_volatile(call, timeout)
-        machinery, deadline = self._machinery, self._loop.time() + timeout
+            return await self._ask_volatile(call, timeout, deadline)
+        machinery = self._machinery
         # Nothing is awaited before the acceptor has it: what the caller sends next must not overtake it.
         machinery.subscribe()
         request = machinery.encoder.request(call, timeout)
         waiting = machinery.waiter.expect(request.request_id)
         try:
-            send = Send(call, request, self._accept_by(call), timeout)
+            send = Send(call, request, self._accept_by(call, began), timeout)
             acceptance = await machinery.acceptor.accept(send)
             if acceptance.request_id == waiting.request_id:
                 return await machinery.reader.read(call, waiting, timeout, deadline)
@@ -129,9 +135,9 @@ class Client:
 
     # ----- persisted
 
-    def _accept_by(self, call: Call) -> float:
+    def _accept_by(self, call: Call, began: float) -> float:
         limit = self._settings.send_timeout
-        return self._loop.time() + (limit if call.timeout is None else min(limit, call.timeout))
+        return began + (limit if call.timeout is None else min(limit, call.timeout))
 
     def _patience(self, call: Call) -> float:
         return self._settings.ask_timeout if call.timeout is None else call.timeout
@@ -146,15 +152,15 @@ class Client:
 
     # ----- volatile
 
-    async def _ask_volatile(self, call: Call, patience: float) -> Any:
+    async def _ask_volatile(self, call: Call, patience: float, deadline: float) -> Any:
         # Its reply is told once, on the channel.
-        await self._machinery.listen(patience)
-        return await self._machinery.volatile.ask(call, patience)
+        await self._machinery.listen(deadline - self._loop.time())
+        return await self._machinery.volatile.ask(call, patience, deadline)
 
-    async def _send_volatile(self, call: Call) -> Receipt[Any]:
+    async def _send_volatile(self, call: Call, began: float) -> Receipt[Any]:
         machinery, timeout = self._machinery, self._patience(call)
-        deadline = self._loop.time() + timeout
-        await machinery.listen(timeout)
+        deadline = began + timeout
+        await machinery.listen(deadline - self._loop.time())
         waiting = await machinery.volatile.send(call, timeout, deadline)
         self._loop.call_at(deadline, machinery.waiter.forget, waiting)
 

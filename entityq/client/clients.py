@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,9 +11,25 @@ from entityq.call import Call
 from entityq.client.blocking import BlockingClient
 from entityq.client.client import Client
 from entityq.client.client_thread import ClientThread
+from entityq.client.opening import POLICY, Opening
 from entityq.config import Settings
+from entityq.errors import Accepted, PersistenceError, SendTimeout
 from entityq.receipt import Receipt
 from entityq.status import EntityStatus
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """Of one loop."""
+
+    opening: Opening
+    client: asyncio.Task[Client]
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a client, or may still be."""
+        task = self.client
+        return not task.done() or not (task.cancelled() or task.exception())
 
 
 class Clients:
@@ -23,17 +40,21 @@ class Clients:
     ) -> None:
         self._open = open_client
         self._settings = settings
-        self._thread = ClientThread(open_client)
-        self._by_loop = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Client]]()
+        self._thread = ClientThread(self._open_for_thread)
+        self._by_loop = WeakKeyDictionary[asyncio.AbstractEventLoop, _Place]()
 
     async def send(self, call: Call) -> Receipt[Any]:
-        return await (await self._current()).send(call)
+        began = asyncio.get_running_loop().time()
+        client = await self._current(began, call)
+        return await client.send(call, began=began)
 
     async def ask(self, call: Call) -> Any:
-        return await (await self._current()).ask(call)
+        began = asyncio.get_running_loop().time()
+        client = await self._current(began, call)
+        return await client.ask(call, began=began)
 
     async def status(self, address: Address) -> EntityStatus:
-        return await (await self._current()).status(address)
+        return await (await self._current(asyncio.get_running_loop().time())).status(address)
 
     def blocking(self) -> BlockingClient:
         settings = self._settings()
@@ -43,29 +64,51 @@ class Clients:
 
     async def close(self) -> None:
         """The running loop's client; the next use opens another one."""
-        opening = self._by_loop.pop(asyncio.get_running_loop(), None)
-        if opening is not None:
-            await asyncio.wait([opening])
-            if _usable(opening):
-                await opening.result().close()
+        place = self._by_loop.pop(asyncio.get_running_loop(), None)
+        if place is not None:
+            place.opening.give_up()
+            await asyncio.wait([place.client])
+            if place.usable:
+                await place.client.result().close()
 
     def close_blocking(self) -> None:
         """The one for sync code, with its thread."""
         self._thread.close()
 
-    async def _current(self) -> Client:
+    async def _current(self, began: float, call: Call | None = None) -> Client:
+        """For a call that began then. Raises SendTimeout at its deadline; the opening goes on for the others."""
         loop = asyncio.get_running_loop()
-        opening = self._by_loop.get(loop)
-        if opening is None or (opening.done() and not _usable(opening)):
-            self._drop_closed_loops()
-            opening = self._by_loop[loop] = loop.create_task(self._opened(), name="entityq client opening")
-        if opening.done():
-            return opening.result()
-        # A caller who gives up does not take the client away from the others.
-        return await asyncio.shield(opening)
+        while True:
+            place = self._place(loop, began)
+            if not place.client.done():
+                await asyncio.wait([place.client], timeout=self._left(began, call))
+            if call is not None and not place.client.done():
+                raise _not_open(call, place.opening)
+            try:
+                return place.client.result()
+            except PersistenceError:
+                # Whoever came later than the first has tries left.
+                if place.opening.given_up or loop.time() >= began + POLICY.total:
+                    raise
 
-    async def _opened(self) -> Client:
-        return await self._open()
+    def _left(self, began: float, call: Call | None) -> float | None:
+        if call is None:
+            return None
+        limit = self._settings().send_timeout
+        deadline = began + (limit if call.timeout is None else min(limit, call.timeout))
+        return max(0.0, deadline - asyncio.get_running_loop().time())
+
+    def _place(self, loop: asyncio.AbstractEventLoop, began: float) -> _Place:
+        place = self._by_loop.get(loop)
+        if place is None or not place.usable:
+            self._drop_closed_loops()
+            opening = Opening(self._open, began)
+            task = loop.create_task(opening.run(), name="entityq client opening")
+            place = self._by_loop[loop] = _Place(opening, task)
+        return place
+
+    async def _open_for_thread(self) -> Client:
+        return await Opening(self._open, asyncio.get_running_loop().time()).run()
 
     def _drop_closed_loops(self) -> None:
         # A client knows its loop: without this, neither would ever be collected.
@@ -73,5 +116,10 @@ class Clients:
             del self._by_loop[loop]
 
 
-def _usable(opening: asyncio.Task[Client]) -> bool:
-    return not opening.cancelled() and opening.exception() is None
+def _not_open(call: Call, opening: Opening) -> SendTimeout:
+    return SendTimeout(
+        f"{call.message.name} to {call.address} was not accepted in time: its client is not open yet"
+        f"{opening.trouble and ': '}{opening.trouble}",
+        accepted=Accepted.NO,
+        advice="Send it again, with the same primary key if it has one.",
+    )

@@ -50,10 +50,12 @@ class VolatileSender:
         """Until it is cancelled."""
         await self._batcher.run()
 
-    async def ask(self, call: Call, patience: float) -> Any:
-        """Raises SendTimeout when Redis does not take it; what its entity's owner refuses is tried again."""
+    async def ask(self, call: Call, patience: float, deadline: float) -> Any:
+        """`patience` in seconds, `deadline` a time of the loop.
+
+        Raises SendTimeout when Redis does not take it; what its entity's owner refuses is tried again."""
         clock = asyncio.get_running_loop().time
-        began, deadline, attempt = clock(), clock() + patience, 0
+        began, attempt = clock(), 0
         while True:
             attempt += 1
             waiting = await self.send(call, patience, deadline)

@@ -40,9 +40,10 @@ async def test_a_connection_that_ends_while_a_client_is_opened_is_named(
         bank = Bank(namespace, proxy.url, redis_url)
         proxy.lose(b"synchronous_commit", at_once=True)
         with pytest.raises(PersistenceError, match="was lost while a client was opened"):
-            await bank.account("a").deposit.send(1, reference="r")
-        await bank.account("a").deposit.send(1, reference="r")
-        await bank.app.close()
+            async with bank.app.open_client():
+                pass
+        async with bank.app.open_client() as client:
+            await client.send(bank.note())
 
 
 async def test_the_first_ask_is_not_overtaken_by_what_is_sent_next(bank: Bank, outbox: Outbox) -> None:

@@ -4,8 +4,13 @@ import weakref
 
 import pytest
 
-from entityq.errors import UnsafeConfiguration
+from entityq.errors import Accepted, PersistenceError, SendTimeout, UnsafeConfiguration
+from entityq.retry import RetryPolicy
 from tests.client.bank import Bank, Outbox, rows
+from tests.support.losing_proxy import losing_proxy
+
+# In the statement that reads the facts of the cluster: the last but a few of an opening.
+FACTS = b"cluster_id"
 
 
 async def test_the_first_users_of_a_loop_share_one_client(bank: Bank, outbox: Outbox) -> None:
@@ -57,3 +62,76 @@ def test_each_loop_has_its_own_and_leaves_nothing_behind(
     # The last one stays until the next is opened.
     assert [loop() for loop in loops[:2]] == [None, None]
     assert len({row.envelope.client for row in rows(outbox)}) == 3
+
+
+# ----- the connection is lost while the client is opened
+
+
+async def test_an_opening_that_loses_its_connection_is_tried_again_and_keeps_the_order(
+    postgres_url: str, redis_url: str, namespace: str, outbox: Outbox
+) -> None:
+    async with losing_proxy(postgres_url) as proxy:
+        bank = Bank(namespace, proxy.url, redis_url)
+        async with bank.app:
+            proxy.lose(FACTS)
+            await asyncio.gather(*[bank.account("a").note.send(str(n)) for n in range(20)])
+            assert proxy.lost.is_set()
+    payloads = [row.envelope.payload for row in rows(outbox)]
+    assert len(payloads) == 20
+    assert payloads == sorted(payloads, key=lambda payload: (len(payload), payload))
+
+
+async def test_so_is_that_of_sync_code(
+    postgres_url: str, redis_url: str, namespace: str, outbox: Outbox
+) -> None:
+    async with losing_proxy(postgres_url) as proxy:
+        bank = Bank(namespace, proxy.url, redis_url)
+        proxy.lose(FACTS)
+        await asyncio.to_thread(bank.account("a").note.delay, "1")
+        assert proxy.lost.is_set()
+        await asyncio.to_thread(bank.app.close_blocking)
+    assert len(rows(outbox)) == 1
+
+
+async def test_a_call_waits_for_an_opening_no_longer_than_it_may_and_nothing_of_it_is_stored(
+    postgres_url: str, redis_url: str, namespace: str, outbox: Outbox
+) -> None:
+    async with losing_proxy(postgres_url) as proxy:
+        bank = Bank(namespace, proxy.url, redis_url)
+        async with bank.app:
+            proxy.lose(FACTS, then_refuse=True)
+            waiting = asyncio.create_task(bank.account("a").note.send("patient"), name="patient")
+            await asyncio.wait_for(proxy.lost.wait(), 5)
+            for late in (
+                bank.account("a").note.options(timeout=0.3).send("late"),
+                bank.account("a").read.options(timeout=0.1)(),
+            ):
+                with pytest.raises(SendTimeout, match=r"client is not open yet: .*Postgres") as refused:
+                    await late
+                assert refused.value.accepted is Accepted.NO
+            proxy.heal()
+            await waiting
+    assert [b"patient" in row.envelope.payload for row in rows(outbox)] == [True]
+
+
+async def test_it_is_given_up_when_the_tries_are_used_up_or_the_app_is_closed(
+    postgres_url: str, redis_url: str, namespace: str, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with losing_proxy(postgres_url) as proxy:
+        bank = Bank(namespace, proxy.url, redis_url)
+        proxy.lose(FACTS, then_refuse=True)
+        sending = asyncio.create_task(bank.account("a").note.send("1"), name="sending")
+        await asyncio.wait_for(proxy.lost.wait(), 5)
+        await bank.app.close()
+        with pytest.raises(PersistenceError, match="Postgres") as closed:
+            await sending
+        assert closed.value.accepted is Accepted.NO
+        monkeypatch.setattr("entityq.client.opening.POLICY", RetryPolicy(total=0.2))
+        monkeypatch.setattr("entityq.client.clients.POLICY", RetryPolicy(total=0.2))
+        with pytest.raises(PersistenceError, match="Cannot connect") as refused:
+            await bank.account("a").note.send("2")
+        assert refused.value.accepted is Accepted.NO
+        proxy.heal()
+        await bank.account("a").note.send("3")
+        await bank.app.close()
+    assert len(rows(outbox)) == 1

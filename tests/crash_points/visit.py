@@ -76,9 +76,7 @@ class Visit:
         await asyncio.gather(*self._later)
         stored = await self._stored(entity)
         outcome.violations = violations(entity, script, tellings, stored)
-        if not scenario.fresh:
-            # Only opening a client can fail: what it sends later, it sends again itself.
-            outcome.violations += [f"refused: {text}" for told in tellings for text in told.refused]
+        outcome.violations += [f"refused: {text}" for told in tellings for text in told.refused]
         return outcome
 
     # ----- the points

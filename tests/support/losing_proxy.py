@@ -25,6 +25,7 @@ class LosingProxy:
         self._at_once = False
         self._refusing = False
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Future[None]] = set()
 
     def lose(self, marker: bytes, *, then_refuse: bool = False, at_once: bool = False) -> None:
         """`then_refuse`: as if the network were gone for good, until `heal`. `at_once`: while the server is
@@ -37,7 +38,22 @@ class LosingProxy:
     def heal(self) -> None:
         self._refusing = False
 
+    async def end(self) -> None:
+        for writer in self._writers:
+            writer.close()
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=5)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._serving.add(ended)
+        try:
+            await self._serve(reader, writer)
+        finally:
+            self._serving.discard(ended)
+            ended.set_result(None)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
             writer.close()
             return
@@ -96,4 +112,5 @@ async def losing_proxy(postgres_url: str) -> AsyncGenerator[LosingProxy, None]:
         yield proxy
     finally:
         server.close()
+        await proxy.end()
         shutil.rmtree(directory)
