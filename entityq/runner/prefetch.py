@@ -3,29 +3,71 @@
 import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Room:
+    """Reading stops at `limit` used places and goes on at half of it: in pages, not in single rows.
+
+    Places that are reserved close the room only while they leave nothing: they never have to be waited down to
+    half of it.
+    """
+
+    limit: int
+    used: int = 0
+    reserved: int = 0
+    full: bool = False
+
+    @property
+    def open(self) -> bool:
+        return not self.full and self.used + self.reserved < self.limit
+
+    def use(self, places: int) -> None:
+        """Fewer than 0: they are free again."""
+        self.used += places
+        if self.used >= self.limit:
+            self.full = True
+        elif self.used <= self.limit // 2:
+            self.full = False
+
+    def reserve(self, most: int) -> int:
+        """Of an open room, how many places of `most`: at least one.
+
+        Never more than half of all: whoever else reads goes on while the outbox answers late.
+        """
+        places = min(most, max(1, self.limit // 2), self.limit - self.used - self.reserved)
+        self.reserved += places
+        return places
+
+    def release(self, places: int) -> None:
+        self.reserved -= places
 
 
 class Prefetch:
-    """Reading stops at `limit` and goes on at half of it: in pages, not in single rows."""
+    """A room, and the wait for it."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._count = 0
-        self._room = asyncio.Event()
-        self._room.set()
+        self._room = Room(limit)
+        self._open = asyncio.Event()
+        self._open.set()
 
     def __len__(self) -> int:
-        return self._count
+        return self._room.used + self._room.reserved
 
     def add(self, count: int = 1) -> None:
-        self._count += count
-        if self._count >= self._limit:
-            self._room.clear()
+        self._room.use(count)
+        self._tell()
 
     def remove(self, count: int = 1) -> None:
-        self._count -= count
-        if self._count <= self._limit // 2:
-            self._room.set()
+        self._room.use(-count)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._room.open:
+            self._open.set()
+        else:
+            self._open.clear()
 
     @contextmanager
     def lent(self, places: int) -> Generator[None]:
@@ -46,14 +88,15 @@ class Prefetch:
         Without it, all the shards that read at once would fill the same room. At the end the places are free
         for `add`.
         """
-        while not self._room.is_set():
-            await self._room.wait()
-        places = min(most, self._limit - self._count)
-        self.add(places)
+        while not self._open.is_set():
+            await self._open.wait()
+        places = self._room.reserve(most)
+        self._tell()
         try:
             yield places
         finally:
-            self.remove(places)
+            self._room.release(places)
+            self._tell()
 
     async def room(self) -> None:
-        await self._room.wait()
+        await self._open.wait()
