@@ -24,6 +24,7 @@ from entityq.errors import (
 from entityq.failure import Failure, UnknownFailure
 from entityq.receipt import Receipt
 from entityq.status import EntityStatus
+from entityq.upcast import Upcaster, upcast
 
 __all__ = [
     "Accepted",
@@ -49,5 +50,7 @@ __all__ = [
     "TurnContext",
     "UnknownFailure",
     "UnsafeConfiguration",
+    "Upcaster",
     "message",
+    "upcast",
 ]

@@ -171,6 +171,7 @@ class EntityQ:
         mailbox_capacity: int = 100,
         max_idle: float = 300.0,
         concurrency: int = 1,
+        state_version: int = 1,
     ) -> Callable[[type[E]], type[E]]: ...
 
     def entity(
@@ -183,6 +184,7 @@ class EntityQ:
         mailbox_capacity: int = 100,
         max_idle: float = 300.0,
         concurrency: int = 1,
+        state_version: int = 1,
     ) -> type[E] | Callable[[type[E]], type[E]]:
         """Makes a subclass of Entity an entity type of this app. Raises TypeError for what cannot work.
 
@@ -191,8 +193,9 @@ class EntityQ:
         mailbox_capacity: requests that one entity keeps waiting in memory.
         max_idle: seconds without a request after which an entity leaves memory.
         concurrency: how many messages declared `concurrent` one entity processes at once.
+        state_version: raised when what is stored changes its meaning; each older version needs an `@upcast`.
         """
-        options = EntityOptions(type, shard_group, mailbox_capacity, max_idle, concurrency)
+        options = EntityOptions(type, shard_group, mailbox_capacity, max_idle, concurrency, state_version)
         return partial(self._add_entity, options) if cls is None else self._add_entity(options, cls)
 
     @overload

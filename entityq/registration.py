@@ -12,6 +12,7 @@ from entityq.definition import FORGET, EntityDefinition, MessageDefinition
 from entityq.entity import Entity, Field, Message, MessageOptions
 from entityq.schema import PayloadSchema, StateSchema, ValueSchema, public_annotations
 from entityq.signature import read_signature
+from entityq.upcast import Upcaster, chain
 
 TASK_MESSAGE = "run"
 
@@ -30,6 +31,7 @@ class EntityOptions:
     mailbox_capacity: int = 100
     max_idle: float = 300.0
     concurrency: int = 1
+    state_version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def define_entity(cls: type[object], options: EntityOptions) -> EntityDefinition
     _require_limits(type_name, options)
     attributes = _attributes(cls)
     _require_own_names(cls, attributes)
-    state = _state_schema(cls, attributes)
+    state = _state_schema(cls, attributes, options.state_version)
     definition = EntityDefinition(
         type=type_name,
         cls=cls,
@@ -108,10 +110,11 @@ def _require_own_names(cls: type[Entity], attributes: Mapping[str, object]) -> N
         raise TypeError(f"{cls.__name__}.{min(taken)}: the name belongs to Entity, choose another one")
 
 
-def _state_schema(cls: type[Entity], attributes: Mapping[str, object]) -> StateSchema:
+def _state_schema(cls: type[Entity], attributes: Mapping[str, object], version: int) -> StateSchema:
     annotations = public_annotations(cls)
     defaults = {name: _default(cls, name, attributes) for name in annotations}
-    return StateSchema(annotations, defaults, cls.__name__)
+    upcasters = [value for value in attributes.values() if isinstance(value, Upcaster)]
+    return StateSchema(annotations, defaults, cls.__name__, chain(upcasters, version, cls.__name__))
 
 
 def _default(cls: type[Entity], name: str, attributes: Mapping[str, object]) -> object:

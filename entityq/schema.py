@@ -16,6 +16,7 @@ from entityq.canonical import payload_hash
 from entityq.codec import Limits, pack, unpack
 from entityq.errors import MalformedMessage
 from entityq.signature import Signature
+from entityq.upcast import Upcaster
 
 # Fields of a stored state that this code does not know are kept under this key and written back:
 # during a rolling deploy, old code must not erase what new code has saved.
@@ -25,6 +26,10 @@ UNREAD = "$unread"
 _STORED_STATE = Limits(max_bytes=16 * 1024**2, max_depth=512, max_containers=16 * 1024**2)
 
 _SHOWN_PROBLEMS = 5
+
+
+class NewerState(Exception):
+    """A newer version of the class has stored the state: to be left for a process that has it."""
 
 
 def public_annotations(cls: type[object]) -> dict[str, Any]:
@@ -152,11 +157,22 @@ class ValueSchema:
 
 
 class StateSchema:
-    """The durable fields of an entity class, each with a default; `what` ("Account") names it in errors."""
+    """The durable fields of an entity class, each with a default; `what` ("Account") names it in errors.
 
-    def __init__(self, annotations: Mapping[str, Any], defaults: Mapping[str, object], what: str) -> None:
+    `upcasters`: one for each older version, in order.
+    """
+
+    def __init__(
+        self,
+        annotations: Mapping[str, Any],
+        defaults: Mapping[str, object],
+        what: str,
+        upcasters: Sequence[Upcaster] = (),
+    ) -> None:
         """Raises TypeError for an annotation that pydantic cannot check or a default that does not fit."""
         self._record = Record(annotations, defaults, f"state of {what}")
+        self._upcasters = tuple(upcasters)
+        self.version = len(self._upcasters) + 1
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -174,6 +190,21 @@ class StateSchema:
         plain = self._record.plain(self._record.check({name: live[name] for name in self._record.names}))
         plain.update(live.get(UNREAD, {}))
         return pack(plain, limits, self._record.what)
+
+    def upcast(self, data: bytes | None, version: int) -> bytes | None:
+        """What the class has stored as `version`, in the form of its version now.
+
+        Raises NewerState for a version above it, MalformedMessage, and what an upcaster raises.
+        """
+        if data is None or version == self.version:
+            return data
+        what = self._record.what
+        if version > self.version:
+            raise NewerState(f"the {what} was stored with version {version}, this code has {self.version}")
+        fields = as_map(unpack(data, _STORED_STATE, what), what)
+        for upcaster in self._upcasters[version - 1 :]:
+            fields = as_map(upcaster(fields), f"{what}, upcast from version {upcaster.version}")
+        return pack(fields, _STORED_STATE, what)
 
     def load(self, data: bytes | None) -> dict[str, object]:
         """The values of a new activation; None is an entity that was never saved. Raises MalformedMessage.

@@ -126,8 +126,8 @@ class Backlog:
             )
             rows = await cursor.fetchall()
         return {
-            (shard_id, Address(type_, entity_id)): StoredState(version, state)
-            for shard_id, type_, entity_id, version, state in rows
+            (shard_id, Address(type_, entity_id)): StoredState(version, state, state_version)
+            for shard_id, type_, entity_id, version, state, state_version in rows
         }
 
     async def _fetch(self, name: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:

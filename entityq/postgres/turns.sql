@@ -1,5 +1,5 @@
 -- name: load_entities
-SELECT e.shard_id, e.type, e.entity_id, e.version, e.state
+SELECT e.shard_id, e.type, e.entity_id, e.version, e.state, e.state_version
 FROM unnest(%(shard_ids)b::integer[], %(types)b::text[], %(entity_ids)b::text[]) AS a (shard_id, type, entity_id)
 JOIN entity e ON e.shard_id = a.shard_id AND e.type = a.type AND e.entity_id = a.entity_id
 
@@ -19,9 +19,10 @@ WITH turn AS (
     SELECT * FROM unnest(
         %(positions)b::integer[], %(request_ids)b::bigint[], %(shard_ids)b::integer[], %(seqs)b::bigint[],
         %(replies)b::bytea[], %(outcomes)b::smallint[], %(epochs)b::bigint[], %(types)b::text[],
-        %(entity_ids)b::text[], %(entity_hashes)b::bigint[], %(versions)b::bigint[], %(states)b::bytea[], %(forgets)b::boolean[]
+        %(entity_ids)b::text[], %(entity_hashes)b::bigint[], %(versions)b::bigint[], %(states)b::bytea[], %(forgets)b::boolean[],
+        %(state_versions)b::integer[]
     ) AS t (position, request_id, shard_id, seq, reply, outcome, epoch, type, entity_id, entity_hash,
-            version, state, forget)
+            version, state, forget, state_version)
 ), sent AS (
     SELECT r.*, g.open, g.first_shard + mod(mod(r.entity_hash, g.shards)
             + CASE WHEN r.entity_hash < 0 THEN g.wrap + g.shards ELSE 0 END, g.shards) AS shard_id
@@ -57,13 +58,15 @@ WITH turn AS (
     WHERE o.request_id = answered.request_id AND o.reply IS NULL
     RETURNING o.request_id
 ), created AS (
-    INSERT INTO entity (shard_id, type, entity_id, version, epoch, outcome, state)
-    SELECT shard_id, type, entity_id, 1, epoch, outcome, state FROM answered WHERE version = 0 AND NOT forget
+    INSERT INTO entity (shard_id, type, entity_id, version, epoch, outcome, state, state_version)
+    SELECT shard_id, type, entity_id, 1, epoch, outcome, state, state_version
+    FROM answered WHERE version = 0 AND NOT forget
     RETURNING entity_id
 ), changed AS (
     UPDATE entity e
     SET version = e.version + 1, epoch = answered.epoch, outcome = answered.outcome,
-        state = coalesce(answered.state, e.state), updated_at = now()
+        state = coalesce(answered.state, e.state), updated_at = now(),
+        state_version = CASE WHEN answered.state IS NULL THEN e.state_version ELSE answered.state_version END
     FROM answered
     WHERE answered.version > 0 AND NOT answered.forget
       AND e.shard_id = answered.shard_id AND e.type = answered.type AND e.entity_id = answered.entity_id

@@ -58,6 +58,7 @@ class Activation:
         "ordered_busy",
         "running",
         "state",
+        "state_version",
         "tenure",
         "version",
     )
@@ -76,6 +77,7 @@ class Activation:
         self.instance: Instance | None = None
         self.version = 0
         self.state: bytes | None = None
+        self.state_version = 1
         self.mailbox: deque[tuple[Request, bool]] = deque()
         self.running: set[asyncio.Task[None]] = set()
         self.ordered_busy = False

@@ -13,6 +13,7 @@ from entityq.postgres.pinned_connection import LeaseLost
 from entityq.runner.activation import Activation
 from entityq.runner.answers import Answers
 from entityq.runner.deferrals import Deferrals
+from entityq.runner.newer_code import leave_for_newer_code
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.prefetch import Prefetch
 from entityq.runner.request import Request
@@ -21,6 +22,7 @@ from entityq.runner.shard_table import ShardTable
 from entityq.runner.tasks import Tasks
 from entityq.runner.turn_slots import TurnSlots
 from entityq.runner.turns import TurnDropped, Turns
+from entityq.schema import NewerState
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,8 @@ class Activations:
             if dropped.pause:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE)
             await self._drop(activation, request, message)
+        except NewerState as newer:
+            self._leave(activation, request, str(newer))
         except (LeaseLost, BatcherClosed):
             log.info("turn.lease_lost request=%s entity=%s", request.request_id, activation.address)
         except Exception:
@@ -110,6 +114,26 @@ class Activations:
             activation.forget_state()
             await activation.end_instance()
         self._deferrals.look_again()
+
+    def _leave(self, activation: Activation, request: Request, why: str) -> None:
+        """This runner's code cannot read the stored state: what is behind a persisted request waits with it."""
+        owned = self._shards.under(activation.tenure)
+        if owned is None:
+            return
+        left = [request]
+        if request.envelope.persisted:
+            left += [behind for behind, _ in activation.mailbox]
+            self._prefetch.remove(len(activation.mailbox))
+            activation.mailbox.clear()
+        for each in left:
+            leave_for_newer_code(
+                owned,
+                each,
+                why,
+                event="request.newer_state",
+                answers=self._answers,
+                deferrals=self._deferrals,
+            )
 
     def empty_mailbox(self, activation: Activation) -> None:
         """Requests that have not started leave the runner: the outbox, or the stream, still has them."""

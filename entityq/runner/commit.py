@@ -21,7 +21,7 @@ class Commit:
     """Reply, state and outgoing requests of one persisted turn.
 
     `version` is the entity's version when the turn started, None when the turn does not own the state;
-    `state` None leaves the stored bytes as they are.
+    `state` None leaves the stored bytes as they are; `state_version` is that of the class which wrote it.
     """
 
     tenure: Tenure
@@ -30,6 +30,7 @@ class Commit:
     encoded_reply: bytes
     version: int | None = None
     state: bytes | None = None
+    state_version: int = 1
     forget: bool = False
     sends: list[NewRequest] = field(default_factory=list[NewRequest])
 

@@ -106,6 +106,7 @@ def parameters(batch: Sequence[Commit], namespace: str) -> dict[str, object]:
         "versions": [commit.version for commit in batch],
         "states": [commit.state for commit in batch],
         "forgets": [commit.forget for commit in batch],
+        "state_versions": [commit.state_version for commit in batch],
         "sent_positions": [position for position, _ in sends],
         "sent_request_ids": [send.request_id for _, send in sends],
         "sent_types": [send.address.type for _, send in sends],

@@ -75,6 +75,12 @@ class Deferrals:
         """The signed hashes of the shard's deferred entity ids, as the outbox has them."""
         return set(self._by_shard[shard_id].values())
 
+    def leave(self, shard_id: int, address: Address) -> None:
+        """What the entity has in the outbox is for another runner."""
+        if self._entities.pop((shard_id, address), None) is not None:
+            del self._by_shard[shard_id][address]
+            self._removed()
+
     def drop_shard(self, shard_id: int) -> None:
         for address in self._by_shard.pop(shard_id, {}):
             del self._entities[shard_id, address]

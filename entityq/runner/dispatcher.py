@@ -19,7 +19,6 @@ from entityq.errors import (
     EntityQError,
     MailboxFull,
     MalformedMessage,
-    RunnerNotRegistered,
 )
 from entityq.postgres.backlog import Row
 from entityq.redis.consumer import StreamEntry
@@ -30,6 +29,7 @@ from entityq.runner.attempts import exhausted, exhausted_text
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.intake import Arrival, Verdict
 from entityq.runner.mailbox import Admission, admission
+from entityq.runner.newer_code import leave_for_newer_code
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.prefetch import Prefetch
 from entityq.runner.request import Request
@@ -223,22 +223,11 @@ class Dispatcher:
 
     def _leave_for_newer_code(self, owned: OwnedShard, request: Request) -> None:
         envelope = request.envelope
-        if envelope.address not in owned.blocked:
-            log.warning(
-                "request.unknown_message shard=%s request=%s entity=%s message=%s: "
-                "left for a runner whose code knows it",
-                owned.shard,
-                request.request_id,
-                envelope.address,
-                envelope.message,
-            )
-        if not envelope.persisted:
-            self._answers.refuse(
-                request,
-                RunnerNotRegistered,
-                f"this runner does not know {envelope.address.type}.{envelope.message}",
-            )
-            return
-        owned.blocked.add(envelope.address)
-        if request.entry_id is not None:
-            self._answers.acknowledge(owned, [request.entry_id])
+        leave_for_newer_code(
+            owned,
+            request,
+            f"this runner does not know {envelope.address.type}.{envelope.message}",
+            event="request.unknown_message",
+            answers=self._answers,
+            deferrals=self._deferrals,
+        )

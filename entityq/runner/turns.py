@@ -25,6 +25,7 @@ from entityq.runner.request import Request
 from entityq.runner.turn import TurnLimits, handler_defect, perform
 from entityq.runner.turn_sender import TurnSender
 from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
+from entityq.schema import NewerState
 from entityq.serializer import Serializer
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,10 @@ class Turns:
         self._limits = limits
 
     async def take(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
-        """One turn, to its end. Raises TurnDropped when it was not applied."""
+        """One turn, to its end.
+
+        Raises TurnDropped when it was not applied, NewerState when this code is too old for the stored state.
+        """
         if not request.envelope.persisted:
             await self._volatile(activation, request, message)
         elif message.concurrent:
@@ -132,6 +136,8 @@ class Turns:
     async def _new_instance(self, activation: Activation) -> Instance:
         definition = activation.definition
         await self._load(activation)
+        activation.state = definition.state.upcast(activation.state, activation.state_version)
+        activation.state_version = definition.state.version
         instance = definition.new_activation(activation.address.id, definition.state.load(activation.state))
         await instance.on_activate()
         return instance
@@ -140,6 +146,7 @@ class Turns:
         if not activation.definition.stateless and activation.version == 0:
             stored = await self._states.load(activation.tenure.shard_id, activation.address)
             activation.version, activation.state = stored.version, stored.state
+            activation.state_version = stored.state_version
 
     async def _read_only(self, activation: Activation) -> Instance:
         """A copy of the last committed state, with what the activation keeps in memory (`_` names)."""
@@ -163,9 +170,8 @@ class Turns:
     ) -> Reply:
         try:
             ready = await instance
-        except (
-            BatcherClosed
-        ):  # of the loader: this life of the runner ends, which says nothing about the request
+        except (BatcherClosed, NewerState):
+            # The life of the runner ends, or its code is too old, which says nothing about the request.
             raise
         except USER_ERRORS as error:  # a stored state that does not fit, or the user's on_activate
             raise_if_cancelled(error)
@@ -190,7 +196,8 @@ class Turns:
         self, activation: Activation, request: Request, reply: Reply, sender: TurnSender
     ) -> Commit:
         sends = sender.sent if reply.outcome is Outcome.SUCCESS else []
-        return Commit(activation.tenure, request, reply, reply.encode(), sends=sends)
+        version = activation.definition.state.version
+        return Commit(activation.tenure, request, reply, reply.encode(), sends=sends, state_version=version)
 
     async def _finish(self, activation: Activation, commit: Commit) -> None:
         outcome = await self._committed(commit)

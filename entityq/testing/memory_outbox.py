@@ -103,9 +103,11 @@ class MemoryOutbox:
         return row
 
     def _save(self, address: Address, stored: StoredState, commit: Commit) -> None:
-        state = stored.state if commit.state is None else commit.state
+        state, written_by = stored.state, stored.state_version
+        if commit.state is not None:
+            state, written_by = commit.state, commit.state_version
         self._entities[address] = _Entity(
-            StoredState(stored.version + 1, state), commit.reply.outcome, datetime.now(UTC)
+            StoredState(stored.version + 1, state, written_by), commit.reply.outcome, datetime.now(UTC)
         )
 
     def _forget(self, forgetting: Known) -> None:
