@@ -6,15 +6,16 @@ from collections.abc import Awaitable, Callable
 
 from psycopg import Error
 
-from entityq.address import Shard
+from entityq.address import Address, Shard
 from entityq.errors import EntityQError
 from entityq.postgres.facts import Facts
 from entityq.postgres.session import ConnectionLost
 
 _log = logging.getLogger(__name__)
 
-# Seconds between two reads, however often somebody asks.
+# Seconds between two reads, however often somebody asks, and after one that failed.
 PAUSE = 0.2
+RETRY = 1.0
 
 
 class CurrentFacts:
@@ -29,6 +30,7 @@ class CurrentFacts:
         self._every = every
         self._asked = asyncio.Event()
         self._changed = asyncio.Event()
+        self._failing = False
 
     def shard(self, shard_id: int) -> Shard | None:
         """None, and the facts are read again, for an id that is not known, or no longer."""
@@ -37,6 +39,10 @@ class CurrentFacts:
         except KeyError:
             self.outdated()
             return None
+
+    def shard_id(self, address: Address) -> int | None:
+        """Where an entity lives now; None for a type that the cluster does not have."""
+        return self.now.shard_id(address)
 
     def outdated(self) -> None:
         """Something does not fit them: they are read again soon."""
@@ -58,12 +64,23 @@ class CurrentFacts:
             try:
                 facts = await self._load()
             except (ConnectionLost, EntityQError, Error, OSError) as error:
-                _log.debug("facts.unread: %s", error)
+                self._failed(error)
+                await asyncio.sleep(RETRY)
+                self._asked.set()
             else:
                 self._learn(facts)
-            await asyncio.sleep(PAUSE)
+                await asyncio.sleep(PAUSE)
+
+    def _failed(self, error: Exception) -> None:
+        if not self._failing:  # once per outage
+            reason = " ".join(str(error).split())
+            _log.warning("facts.unread namespace=%s: %s; trying again", self.now.namespace, reason)
+        self._failing = True
 
     def _learn(self, facts: Facts) -> None:
+        if self._failing:
+            _log.info("facts.read_again namespace=%s", facts.namespace)
+            self._failing = False
         if facts == self.now:
             return
         if facts.groups != self.now.groups:

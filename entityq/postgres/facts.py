@@ -1,6 +1,7 @@
 """The facts of a cluster, in the database: everybody computes shards from them, nobody from configuration."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from uuid import UUID
@@ -18,6 +19,7 @@ _READ_GROUPS, _READ_TYPES = _SQL["read_groups"], _SQL["read_types"]
 _WAIT_LONGER, _LOCK_GROUPS = _SQL["wait_longer"], _SQL["lock_groups"]
 _INSERT_GROUPS, _INSERT_SHARDS = _SQL["insert_groups"], _SQL["insert_shards"]
 _INSERT_TYPES = _SQL["insert_types"]
+_NOTIFY_CHANGED = _SQL["notify_changed"]
 
 # Of what is stored and sent: envelopes, replies, hashes, keys. Frozen; a change is another number.
 FORMAT_VERSION = 1
@@ -53,6 +55,11 @@ class Facts:
             if group.first_shard <= shard_id < group.first_shard + group.shards:
                 return Shard(group.name, shard_id - group.first_shard)
         raise KeyError(shard_id)
+
+    def closed(self, types: Iterable[str]) -> bool:
+        """Whether one of these types is in a group that `entityq reshard` has closed."""
+        groups = [self.groups.get(self.types.get(type_, "")) for type_ in types]
+        return any(group is not None and not group.open for group in groups)
 
     def shard_id(self, address: Address) -> int | None:
         """Where an entity lives; None for a type that the cluster does not have."""
@@ -112,7 +119,18 @@ async def register_types(connection: Connection, namespace: str, types: Mapping[
         facts = await load_facts(connection, namespace)
         missing = unregistered(facts, types)
         await _insert(connection, namespace, missing, sorted(set(missing.values()) - set(facts.groups)))
+        await notify_changed(connection, namespace)
         return await load_facts(connection, namespace)
+
+
+def facts_channel(namespace: str) -> str:
+    """Where, by NOTIFY, processes are told to read the facts again. Bounded, as Postgres wants it."""
+    return f"entityq:facts:{hashlib.blake2b(namespace.encode(), digest_size=16).hexdigest()}"
+
+
+async def notify_changed(connection: Connection, namespace: str) -> None:
+    """With the transaction that changes them."""
+    await connection.execute(_NOTIFY_CHANGED, {"channel": facts_channel(namespace)})
 
 
 def unregistered(facts: Facts, types: Mapping[str, str]) -> dict[str, str]:

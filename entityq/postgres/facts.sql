@@ -50,3 +50,6 @@ INSERT INTO entity_type (namespace, type, group_id)
 SELECT %(namespace)s, t.type, g.group_id
 FROM unnest(%(types)s::text[], %(groups)s::text[]) AS t (type, name)
 JOIN shard_group g ON g.namespace = %(namespace)s AND g.name = t.name
+
+-- name: notify_changed
+SELECT pg_notify(%(channel)s, '')

@@ -76,9 +76,10 @@ class LeaseSession:
         self._pinned = pinned
         self._schema = schema
         self._namespace = facts.namespace
-        self._keys = _shard_keys(schema, facts)
+        self._keys: dict[int, tuple[int, int]] = {}
         self._epochs: dict[int, int] = {}
         self._changing = asyncio.Lock()  # one change of the locks at a time: see `acquire`
+        self.learn(facts)
 
     @classmethod
     async def open(
@@ -139,10 +140,17 @@ class LeaseSession:
         """Calls `heard` with each notification's payload; see PinnedConnection.listen."""
         await self._pinned.listen(channel, heard)
 
+    def learn(self, facts: Facts) -> None:
+        """From now on the shards of these facts can be acquired. What is held is not touched by it.
+
+        The keys of earlier facts stay: ids are never given again, and a lock must be found until it is released.
+        """
+        self._keys |= _shard_keys(self._schema, facts)
+
     async def acquire(self, shard_ids: Iterable[int]) -> dict[int, int]:
         """Takes the shards that nobody else holds. Returns those of `shard_ids` now held, with their epochs.
 
-        A shard that is held already keeps its epoch. Raises LeaseLost.
+        A shard that is held already keeps its epoch. Shards of closed groups are not to be had. Raises LeaseLost.
         """
         wanted = list(dict.fromkeys(shard_ids))
         async with self._changing:
@@ -174,10 +182,11 @@ class LeaseSession:
             locked = {(class_, number) for class_, number in rows}
             if (unsigned(runner_class(self._schema, self._namespace)), self.number) not in locked:
                 self._fail("the lock of the runner's number is gone")
+            # A reshard gives another id, and the same lock, to the same number of a group.
+            ids = {key: shard_id for shard_id, key in self._keys.items()}
+            ids |= {self._keys[shard_id]: shard_id for shard_id in self._epochs}
             found = {
-                shard_id
-                for shard_id, (class_, number) in self._keys.items()
-                if (unsigned(class_), number) in locked
+                shard_id for (class_, number), shard_id in ids.items() if (unsigned(class_), number) in locked
             }
             missing = self._epochs.keys() - found
             if missing:
@@ -200,7 +209,7 @@ class LeaseSession:
         try:
             await self.execute(_QUERIES["remove_runner"], {"incarnation": self.incarnation})
         except (LeaseLost, Error) as error:
-            _log.warning("Runner %s left without removing its row: %s", self.incarnation, error)
+            _log.warning("leases.row_left incarnation=%s: %s", self.incarnation, error)
         finally:
             self.end("closed")
 
@@ -250,8 +259,11 @@ class LeaseSession:
         self._epochs.update({shard_id: epoch for shard_id, epoch in rows if epoch is not None})
         unnumbered = [shard_id for shard_id, epoch in rows if epoch is None]
         if unnumbered:
-            _log.warning(
-                "Shard %s is not to be had yet: its row is locked, or its group is closed.", unnumbered[0]
+            _log.info(
+                "leases.refused incarnation=%s shard=%s and %d more: the row is locked, or the group is closed",
+                self.incarnation,
+                unnumbered[0],
+                len(unnumbered) - 1,
             )
             await self._unlock(unnumbered)
 
@@ -294,6 +306,8 @@ async def _end_ghost(pinned: PinnedConnection, ghost: Backend, lease_time: float
         {"wait_ms": int(wait * 1000), "pid": ghost.pid, "backend_start": ghost.started},
     )
     if rows and not rows[0][0]:
-        _log.warning("The backend %s of the session before has not ended within %g s.", ghost.pid, wait)
+        _log.warning(
+            "leases.ghost_stays pid=%s: it was told to end, and has not within %g s", ghost.pid, wait
+        )
     elif rows:
-        _log.info("Ended the backend %s of the session before.", ghost.pid)
+        _log.info("leases.ghost_ended pid=%s", ghost.pid)

@@ -19,7 +19,7 @@ from psycopg import Error
 from entityq.address import Shard, lock_class
 from entityq.errors import EntityQError
 from entityq.postgres.connect import Connection, fetch_value
-from entityq.postgres.facts import Facts, load_facts
+from entityq.postgres.facts import Facts, facts_channel, load_facts, notify_changed
 from entityq.postgres.membership import unsigned
 from entityq.postgres.overview import Change, Reshard, read_reshard
 from entityq.postgres.queries import load
@@ -121,6 +121,7 @@ class Resharding:
             groups: dict[str, object] = {"names": list(counts), "counts": list(counts.values())}
             await self._connection.execute(_SQL["plan_groups"], {**self._where, **groups})
             await self._connection.execute(_SQL["close_groups"], self._where)
+            await notify_changed(self._connection, self._namespace)
         self._say(f"Closed {_groups(counts)}: requests are not accepted until this is finished.")
         return True
 
@@ -130,7 +131,8 @@ class Resharding:
         except BaseException:
             # Nothing is moved yet, and nobody should have to wait for what did not come about.
             try:
-                if await fetch_value(self._connection, _SQL["undo"], self._where):
+                values = {**self._where, "channel": facts_channel(self._namespace)}
+                if await fetch_value(self._connection, _SQL["undo"], values):
                     self._say("Opened again: nothing was changed.")
             except Error as error:
                 self._say(f"It could not be opened again ({error}): run the same command again.")
@@ -244,6 +246,7 @@ class Resharding:
                 await self._connection.execute(_SQL["move_type"], values)
             for name in ("open_groups", "forget_groups", "forget_reshard"):
                 await self._connection.execute(_SQL[name], self._where)
+            await notify_changed(self._connection, self._namespace)
 
 
 # ----- decisions

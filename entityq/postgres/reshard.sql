@@ -59,7 +59,7 @@ WITH undone AS (
 ), forgotten AS (
     DELETE FROM reshard_group r USING opened WHERE r.group_id = opened.group_id
 )
-SELECT 1 FROM undone
+SELECT 1, pg_notify(%(channel)s, '') FROM undone
 
 -- name: read_moves
 SELECT g.name, g.group_id, g.first_shard, g.shards, r.first_shard, r.shards, r.wrap

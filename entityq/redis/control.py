@@ -84,7 +84,7 @@ class ControlChannel:
             async with asyncio.timeout(_PUBLISH_DEADLINE):
                 await self._redis.publish(self._channel, message.encode())
         except (RedisError, OSError, TimeoutError) as error:
-            _log.debug("Control message %s not published: %s", message.kind, error)
+            _log.debug("control.unpublished kind=%s: %r", message.kind, error)
             return False
         return True
 
@@ -96,7 +96,7 @@ class ControlChannel:
                 await listen(self._connection, self._channel, self._take)
             except (RedisError, OSError) as error:
                 if first or self.subscribed.is_set():  # once per outage
-                    _log.warning("No control channel, polling Postgres instead: %s", error)
+                    _log.warning("control.deaf: %s; polling Postgres instead", error)
             finally:
                 self.subscribed.clear()
                 await self._connection.disconnect(nowait=True)
@@ -111,7 +111,7 @@ class ControlChannel:
         try:
             message = decode_control(reply[2])
         except ValueError as error:
-            _log.warning("Ignored a message on the control channel: %s", error)
+            _log.warning("control.ignored: %s", error)
             return
         for listener in list(self._listeners):
             listener(message)

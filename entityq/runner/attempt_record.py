@@ -53,7 +53,7 @@ class AttemptRecord:
         resources, envelope = self._resources, request.envelope
         text = given_up_text(envelope)
         reply = defect_reply(request.request_id, EntityDefect, text, Limits(resources.settings.max_reply))
-        stream = resources.keys.stream(resources.facts.shard(request.shard_id))
+        stream = resources.keys.stream(resources.current_facts.now.shard(request.shard_id))
         async with open_client(resources.redis_url) as redis:
             if request.entry_id is not None:
                 await StreamGroups(redis, self._consumer).acknowledge({stream: [request.entry_id]})

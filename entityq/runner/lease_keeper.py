@@ -9,17 +9,22 @@ from typing import Any, Protocol, cast
 from psycopg import Error
 
 from entityq.batching import Batcher, BatcherClosed
-from entityq.postgres.facts import Facts
+from entityq.postgres.current_facts import CurrentFacts
+from entityq.postgres.facts import Group
 from entityq.postgres.lease_session import LeaseSession
 from entityq.postgres.membership import Member
 from entityq.postgres.pinned_connection import LeaseLost
 from entityq.redis.control import ControlChannel, ControlMessage
-from entityq.runner.lease_plan import owners, plan, retry
+from entityq.runner.lease_plan import closed, owners, plan, retry
 
 _log = logging.getLogger(__name__)
 
-# Seconds between looks at the membership and the locks when nobody says that something changed.
-POLL = 0.5
+# Seconds between looks at the membership and the locks when nobody says that something changed, and nothing
+# has for a while.
+POLL = 2.0
+
+# Of that: between the looks after a change, because the next word can be lost, and the longest wait for a lock.
+SOON = 0.25
 
 # Shards unlocked by one statement.
 MOST_AT_ONCE = 1_000
@@ -53,7 +58,7 @@ class LeaseKeeper:
     def __init__(
         self,
         session: LeaseSession,
-        facts: Facts,
+        facts: CurrentFacts,
         groups: Iterable[str],
         owner: ShardOwner,
         control: ControlChannel,
@@ -61,14 +66,18 @@ class LeaseKeeper:
         termination_time: float,
         poll: float = POLL,
     ) -> None:
-        """`groups`: those of the session's claim. Times in seconds."""
+        """`groups`: those of the session's claim; of these, the open ones are served. Times in seconds."""
         self._session = session
         self._me = session.incarnation
-        self._groups = [facts.groups[name] for name in sorted(set(groups))]
+        self._facts = facts
+        self._names = sorted(set(groups))
+        self._groups: list[Group] = []
+        self._closed: list[str] = []
         self._owner = owner
         self._control = control
         self._termination_time = termination_time
         self._poll = poll
+        self._wait = poll * SOON
         self._nudged = asyncio.Event()
         self._draining = False
         self._drained = asyncio.Event()
@@ -93,13 +102,14 @@ class LeaseKeeper:
                 async with asyncio.TaskGroup() as tasks:
                     watch = tasks.create_task(self._watch(), name="entityq lease watch")
                     unlocks = tasks.create_task(self._unlocks.run(), name="entityq unlocks")
+                    heed = tasks.create_task(self._heed_facts(), name="entityq facts of leases")
                     with suppress(LeaseLost):  # the watch knows it, too, and tells the owner
                         await self._tell("joined")
                         await self._look_until_drained(tasks)
-                        unlocks.cancel()
-                        watch.cancel()
+                        for task in (heed, unlocks, watch):
+                            task.cancel()
             except* LeaseLost:
-                _log.error("Runner %s lost its leases: %s", self._session.incarnation, self._session.reason)
+                pass  # the owner knows it from the watch
             finally:
                 self._drained.set()  # nobody is left who could hand over anything
 
@@ -114,7 +124,7 @@ class LeaseKeeper:
         except LeaseLost:
             pass
         except Error as error:
-            _log.warning("Still a member while draining: %s", error)
+            _log.warning("leases.still_a_member incarnation=%s while it drains: %s", self._me, error)
         self._nudged.set()
         await self._drained.wait()
 
@@ -127,6 +137,11 @@ class LeaseKeeper:
         self._owner.lost(self._session.reason)
         raise LeaseLost(self._session.reason)
 
+    async def _heed_facts(self) -> None:
+        while True:
+            await self._facts.change()
+            self._nudged.set()
+
     async def _look_until_drained(self, tasks: asyncio.TaskGroup) -> None:
         while not self._draining:
             # Before looking: a nudge that comes while we look is about what we have not seen.
@@ -137,10 +152,10 @@ class LeaseKeeper:
                 await self._acquire([shard for shard in freed if self._assigned.get(shard) == self._me])
                 await self._look(tasks)
             except Error as error:
-                _log.warning("Could not look after the leases, trying again: %s", error)
+                _log.warning("leases.not_looked_after incarnation=%s: %s; trying again", self._me, error)
                 self._retry = None
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._poll if self._retry is None else self._retry):
+                async with asyncio.timeout(self._wait if self._retry is None else self._retry):
                     await self._nudged.wait()
         self._give_up(tasks, [shard for shard in self._session.epochs if shard not in self._leaving])
         if self._leaving:
@@ -149,17 +164,37 @@ class LeaseKeeper:
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
         held = await self._session.held()
         members = await self._session.members()
-        changed = members != self._members
+        groups = self._open_groups()
+        changed = members != self._members or groups != self._groups
         if changed:
-            self._members = members
-            self._assigned = owners(members, self._groups)
+            self._members, self._groups = members, groups
+            self._assigned = owners(members, groups)
         if all(member.incarnation != self._me for member in members):
             self._session.end("the runner's own row is gone")
             raise LeaseLost(self._session.reason)
-        todo = plan(self._me, self._assigned, held, self._leaving.keys())
+        todo = plan(self._me, self._assigned, held, self._leaving.keys(), closed(held, groups))
         self._give_up(tasks, todo.give_up)
         missed = not await self._acquire(todo.acquire)
-        self._retry = retry(self._retry, missed=missed, changed=changed, poll=self._poll)
+        self._wait = min(self._poll, self._poll * SOON if changed else self._wait * 2)
+        self._retry = retry(self._retry, missed=missed, changed=changed, poll=self._poll * SOON)
+        if self._retry == self._poll * SOON:
+            self._facts.outdated()  # perhaps nobody has the lock, and the group is closed
+
+    def _open_groups(self) -> list[Group]:
+        """Of those of the claim, as the facts are now. Their shards can be acquired from now on."""
+        facts = self._facts.now
+        self._session.learn(facts)
+        groups = [facts.groups[name] for name in self._names]
+        closed_now = [group.name for group in groups if not group.open]
+        if closed_now and closed_now != self._closed:
+            _log.warning(
+                "runner.groups_closed incarnation=%s groups=%s: `entityq reshard` is under way, or was interrupted;"
+                " their shards are taken again at its end",
+                self._me,
+                ",".join(closed_now),
+            )
+        self._closed = closed_now
+        return [group for group in groups if group.open]
 
     async def _acquire(self, shard_ids: Sequence[int]) -> bool:
         """Whether none was missed. None of them is held already."""
@@ -183,7 +218,12 @@ class LeaseKeeper:
             async with asyncio.timeout(self._termination_time):
                 await self._owner.release(shard_id)
         except TimeoutError:
-            _log.warning("Abandoned what still ran in shard %s after %g s.", shard_id, self._termination_time)
+            _log.warning(
+                "leases.release_overdue incarnation=%s shard=%s seconds=%g: what still runs there is abandoned",
+                self._me,
+                shard_id,
+                self._termination_time,
+            )
         with suppress(LeaseLost, BatcherClosed):
             await self._unlocks.submit(shard_id, 1)
         del self._leaving[shard_id]

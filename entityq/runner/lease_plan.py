@@ -37,14 +37,26 @@ def owners(members: Iterable[Member], groups: Iterable[Group]) -> dict[int, int]
     return assigned
 
 
-def plan(me: int, assigned: Mapping[int, int], held: Set[int], leaving: Set[int]) -> Plan:
+def closed(held: Iterable[int], groups: Iterable[Group]) -> set[int]:
+    """The shards of none of these groups, which are all that are open."""
+    ranges = [range(group.first_shard, group.first_shard + group.shards) for group in groups]
+    return {shard for shard in held if not any(shard in shards for shards in ranges)}
+
+
+def plan(
+    me: int,
+    assigned: Mapping[int, int],
+    held: Set[int],
+    leaving: Set[int],
+    closed: Set[int] = frozenset(),
+) -> Plan:
     """`held`: shards whose lock this runner has, `leaving`: those of them that it is giving up already.
 
-    A shard that is assigned to nobody is kept, because nobody else would serve it.
+    A shard that is assigned to nobody is kept, because nobody else would serve it, unless its group is closed.
     """
     return Plan(
         acquire=sorted(shard for shard, owner in assigned.items() if owner == me and shard not in held),
-        give_up=sorted(shard for shard in held - leaving if assigned.get(shard, me) != me),
+        give_up=sorted(shard for shard in held - leaving if shard in closed or assigned.get(shard, me) != me),
     )
 
 

@@ -114,7 +114,7 @@ class Life:
             activations=self._activations,
             answers=self._answers,
             make_room=self._passivation.make_room,
-            shard_id_of=resources.facts.shard_id,
+            shard_id_of=resources.current_facts.shard_id,
             max_payload=settings.max_payload,
         )
         # Each of them would tell of it for each shard.
@@ -126,7 +126,7 @@ class Life:
         self._owner = self._new_owner()
         self._keeper = LeaseKeeper(
             session,
-            resources.facts,
+            resources.current_facts,
             groups,
             self,
             resources.control,
@@ -194,7 +194,7 @@ class Life:
             self.shards,
             self._tasks,
             incarnation=self._session.incarnation,
-            facts=resources.facts,
+            facts=resources.current_facts,
             keys=resources.keys,
             new_publisher=self._publishers.new,
             groups=self._stream_groups,
@@ -242,7 +242,7 @@ class Life:
             redis_up=self._reader.connected,
             interval=settings.sweep_interval,
         )
-        listener = Listener(self._session, settings.namespace, self.shards)
+        listener = Listener(self._session, settings.namespace, self.shards, resources.current_facts)
         # Before the first shard is taken.
         attempts = AttemptRecord(self._heart.execute, resources, self._consumer)
         self._heart.listen(self, LoopWatch(attempts.write, limit=resources.loop_limit).look)

@@ -1,10 +1,13 @@
 """Hears, by LISTEN, which shards got requests that no stream has: sends while Redis is down, and sends in
-callers' own transactions. A missed notification costs the time until the next sweep."""
+callers' own transactions; and that the cluster's facts are others. What is missed is found by the next sweep,
+and the next time that the facts are read."""
 
 import logging
 
 from psycopg import Error as PostgresError
 
+from entityq.postgres.current_facts import CurrentFacts
+from entityq.postgres.facts import facts_channel
 from entityq.postgres.lease_session import LeaseSession
 from entityq.postgres.outbox import parse_unpublished, unpublished_channel
 from entityq.postgres.pinned_connection import LeaseLost
@@ -16,15 +19,21 @@ log = logging.getLogger(__name__)
 class Listener:
     """Listens on the lease session, which is direct and lives as long as there are leases."""
 
-    def __init__(self, session: LeaseSession, namespace: str, shards: ShardTable) -> None:
+    def __init__(
+        self, session: LeaseSession, namespace: str, shards: ShardTable, facts: CurrentFacts
+    ) -> None:
         self._session = session
         self._channel = unpublished_channel(namespace)
+        self._facts_channel = facts_channel(namespace)
         self._shards = shards
+        self._facts = facts
 
     async def run(self) -> None:
         """Returns at once: what is heard from then on makes its shard catch up."""
         try:
             await self._session.listen(self._channel, self._heard)
+            await self._session.listen(self._facts_channel, lambda _: self._facts.outdated())
+            self._facts.outdated()  # they can have changed before anybody listened
         except LeaseLost:
             return
         except PostgresError as error:

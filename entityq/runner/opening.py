@@ -32,15 +32,14 @@ from entityq.runner.health_checks import health_checks
 from entityq.runner.loop_watch import LIMIT
 from entityq.runner.resources import Resources
 from entityq.runner.runner import Runner
-from entityq.runner.tasks import end
 from entityq.runner.turn_sender import TurnClient
 from entityq.serializer import Serializer
 
 log = logging.getLogger(__name__)
 
 REDIS_DEADLINE = 1.0
-# Seconds within which a runner knows that a reshard has begun, or is finished.
-FACTS_INTERVAL = 1.0
+# Seconds between two reads of the facts where nobody says that they are others.
+FACTS_INTERVAL = 10.0
 
 
 @asynccontextmanager
@@ -78,7 +77,6 @@ async def open_runner(
         current = CurrentFacts(facts, partial(_read_facts, pool, settings.namespace), every=FACTS_INTERVAL)
         resources = Resources(
             settings=settings,
-            facts=facts,
             current_facts=current,
             keys=keys,
             redis=redis,
@@ -99,24 +97,10 @@ async def open_runner(
             loop_limit=loop_limit,
         )
         try:
-            async with _beside(control, current):
-                yield Runner(name, groups, resources)
+            yield Runner(name, groups, resources)
         finally:
             # A handler that was abandoned may still run in its thread: nobody waits for it.
             threads.shutdown(wait=False, cancel_futures=True)
-
-
-@asynccontextmanager
-async def _beside(control: ControlChannel, current: CurrentFacts) -> AsyncGenerator[None, None]:
-    tasks = (
-        asyncio.create_task(control.run(), name="entityq control channel"),
-        asyncio.create_task(current.run(), name="entityq facts"),
-    )
-    try:
-        yield
-    finally:
-        for task in tasks:
-            await end(task)
 
 
 async def _ask_redis(admit: Callable[[], Awaitable[None]], address: str) -> None:

@@ -10,7 +10,6 @@ from entityq.config import Settings
 from entityq.definition import EntityDefinition
 from entityq.postgres.backlog import Backlog
 from entityq.postgres.current_facts import CurrentFacts
-from entityq.postgres.facts import Facts
 from entityq.postgres.health import RunnerHealth
 from entityq.redis.breaker import Breaker
 from entityq.redis.control import ControlChannel
@@ -27,8 +26,6 @@ class Resources:
     """Connections, values and threads that outlive a lost lease session."""
 
     settings: Settings
-    # Of a life: while they are others, it ends, and a new one begins.
-    facts: Facts
     current_facts: CurrentFacts
     keys: Keys
     redis: Redis

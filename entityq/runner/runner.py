@@ -6,15 +6,14 @@ It lives as long as its process; each of its lives (incarnations) as long as one
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from psycopg import Error as PostgresError
 
 from entityq.address import Address
-from entityq.errors import PersistenceError
-from entityq.postgres.facts import Facts, Group, unregistered
+from entityq.errors import PersistenceError, UnsafeConfiguration
+from entityq.postgres.facts import Facts, unregistered
 from entityq.postgres.lease_session import Backend, Claim, LeaseSession
 from entityq.postgres.pinned_connection import LeaseLost
 from entityq.runner.committer import Committer
@@ -44,6 +43,8 @@ class Runner:
         self._stopping = asyncio.Event()
         self._life: Life | None = None
         self._ghost: Backend | None = None
+        self._broken: BaseException | None = None
+        self._draining: asyncio.Task[None] | None = None
         self.serving = asyncio.Event()
 
     @property
@@ -58,24 +59,48 @@ class Runner:
 
     async def run(self) -> None:
         """Returns when `stop` has drained it. Raises UnsafeConfiguration when it may not run here."""
-        while not self._stopping.is_set():
-            facts = self._current_facts()
-            groups = self._served(facts)
-            if facts.groups and not groups:
-                await self._wait_for_a_group()
-                continue
-            async with AsyncExitStack() as stack:
-                opened = await self._open(stack, facts, groups)
-                if opened is not None:
-                    await self._live(*opened, facts, groups)
-            if opened is None:
-                await self._pause()
+        async with self._beside():
+            while not self._stopping.is_set():
+                facts = self._current_facts()
+                groups = tuple(self._groups or facts.groups)
+                async with AsyncExitStack() as stack:
+                    opened = await self._open(stack, facts, groups)
+                    if opened is not None:
+                        await self._live(*opened, groups)
+                if opened is None:
+                    await self._pause()
+        if self._broken is not None:
+            raise self._broken
 
     async def stop(self) -> None:
         """Drain: leave the membership, let running turns end and commit, give up the shards one by one."""
         self._stopping.set()
         if self._life is not None:
             await self._life.drain()
+
+    @asynccontextmanager
+    async def _beside(self) -> AsyncGenerator[None, None]:
+        """What outlives an incarnation. Should it fail, the runner hands over what it has, and ends."""
+        resources = self._resources
+        tasks = (
+            asyncio.create_task(resources.control.run(), name="entityq control channel"),
+            asyncio.create_task(resources.current_facts.run(), name="entityq facts"),
+        )
+        for task in tasks:
+            task.add_done_callback(self._ended_beside)
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.remove_done_callback(self._ended_beside)
+                await end(task)
+
+    def _ended_beside(self, task: asyncio.Task[None]) -> None:
+        name = task.get_name()
+        error = None if task.cancelled() else task.exception()
+        log.error("runner.broken name=%s: its task %r ended; draining", self._name, name, exc_info=error)
+        self._broken = error or RuntimeError(f"the task {name!r} of the runner {self._name} ended")
+        self._draining = asyncio.create_task(self.stop(), name="entityq drain of a broken runner")
 
     def _current_facts(self) -> Facts:
         """Raises UnsafeConfiguration where a reshard has moved one of the code's types to another group."""
@@ -84,27 +109,8 @@ class Runner:
         unregistered(facts, {definition.type: definition.shard_group for definition in definitions})
         return facts
 
-    def _served(self, facts: Facts) -> dict[str, Group]:
-        """The groups to serve now: not those that a reshard has closed."""
-        groups = (facts.groups[name] for name in self._groups or facts.groups)
-        return {group.name: group for group in groups if group.open}
-
-    async def _wait_for_a_group(self) -> None:
-        log.warning(
-            "runner.groups_closed: `entityq reshard` is under way, or was interrupted; waiting for its end"
-        )
-        waits = [
-            asyncio.create_task(self._resources.current_facts.change(), name="entityq change of facts"),
-            asyncio.create_task(self._stopping.wait(), name="entityq stop while waiting"),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waits:
-                task.cancel()
-
     async def _open(
-        self, stack: AsyncExitStack, facts: Facts, groups: Mapping[str, Group]
+        self, stack: AsyncExitStack, facts: Facts, groups: Sequence[str]
     ) -> tuple[LeaseSession, Heart] | None:
         """The heart first: who cannot be heard would be evicted, so must not join."""
         settings = self._resources.settings
@@ -132,12 +138,12 @@ class Runner:
         if warming.cancelled() or warming.exception() is not None:
             log.warning("runner.cold: Postgres did not answer at once; the first turns will wait for it")
 
-    async def _open_session(self, facts: Facts, groups: Mapping[str, Group]) -> LeaseSession:
+    async def _open_session(self, facts: Facts, groups: Sequence[str]) -> LeaseSession:
         resources = self._resources
         claim = Claim(
             name=self._name,
             host=socket.gethostname(),
-            groups=tuple(groups),
+            groups=groups,
             types=tuple(resources.definitions),
             weight=resources.settings.weight,
         )
@@ -150,16 +156,12 @@ class Runner:
             ghost=self._ghost,
         )
 
-    async def _live(
-        self, session: LeaseSession, heart: Heart, facts: Facts, groups: Mapping[str, Group]
-    ) -> None:
+    async def _live(self, session: LeaseSession, heart: Heart, groups: Sequence[str]) -> None:
         if self._stopping.is_set():
             return
-        life = Life(session, heart, tuple(groups), replace(self._resources, facts=facts))
+        life = Life(session, heart, groups, self._resources)
         self._life = life
-        watch = asyncio.create_task(
-            self._end_with_facts(life, facts, groups), name="entityq change of shards"
-        )
+        watch = asyncio.create_task(self._end_with_types(life), name="entityq types that moved")
         self.serving.set()
         log.info("runner.joined incarnation=%s name=%s", session.incarnation, self._name)
         try:
@@ -170,22 +172,20 @@ class Runner:
             await end(watch)
         if life.reason:
             log.error(
-                "runner.leases_lost incarnation=%s: %s; joining again as a new member",
+                "leases.lost incarnation=%s: %s; joining again as a new member",
                 session.incarnation,
                 life.reason,
             )
 
-    async def _end_with_facts(self, life: Life, facts: Facts, groups: Mapping[str, Group]) -> None:
-        """Shards, once known, never change in a life: a reshard that begins or is finished ends it.
-
-        A group that is new does not: this code has no type in it, and all runners would leave at once.
-        """
-        current = self._resources.current_facts
-        while {
-            name: group for name, group in self._served(current.now).items() if name in facts.groups
-        } == groups:
-            await current.change()
-        log.info("runner.shards_changed: giving up the shards, and joining again")
+    async def _end_with_types(self, life: Life) -> None:
+        """A reshard that moves one of the code's types away ends the life, and `run` says why."""
+        while True:
+            try:
+                self._current_facts()
+            except UnsafeConfiguration:
+                break
+            await self._resources.current_facts.change()
+        log.info("runner.type_moved: giving up the shards")
         await life.drain()
 
     async def _pause(self) -> None:

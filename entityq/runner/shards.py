@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from entityq.batching import Batcher
 from entityq.outage import Outage
-from entityq.postgres.facts import Facts
+from entityq.postgres.current_facts import CurrentFacts
 from entityq.redis.consumer import StreamEntry, StreamGroups
 from entityq.redis.keys import Keys
 from entityq.redis.publisher import Publisher
@@ -47,7 +47,7 @@ class Shards:
         tasks: Tasks,
         *,
         incarnation: int,
-        facts: Facts,
+        facts: CurrentFacts,
         keys: Keys,
         new_publisher: Callable[[], Publisher],
         groups: StreamGroups,
@@ -89,6 +89,8 @@ class Shards:
     def acquired(self, shard_id: int, epoch: int) -> None:
         """The lease is ours: take the shard over."""
         shard = self._facts.shard(shard_id)
+        if shard is None:  # the session, and its lock with it, is lost: a reshard has ended meanwhile
+            return
         owned = OwnedShard(
             shard,
             Tenure(self._incarnation, shard_id, epoch),

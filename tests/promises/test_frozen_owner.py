@@ -79,7 +79,7 @@ def test_a_frozen_owner_is_evicted_and_cannot_write(
         process.send_signal(signal.SIGCONT)
 
     # Awake, its turn goes on to its commit, and so does the runner, as another member.
-    frozen.wait_for(r"runner\.leases_lost")
+    frozen.wait_for(r"leases\.lost")
     eventually(lambda: len(re.findall(r"runner\.joined", frozen.stderr)) == 2, 20, "a second life")
     assert f"runner.joined incarnation={evicted[1]} " in frozen.stderr
     again = entityq.run(*send, "--wait", cwd=tmp_path)

@@ -90,6 +90,47 @@ async def test_other_groups_go_on_and_a_turn_that_sends_to_the_closed_one_waits(
         assert await sender.at(invoice, "i").read() == ["first", "second", "third"]
 
 
+async def test_a_reshard_of_one_group_leaves_the_leases_of_the_others(
+    postgres_url: str, redis_url: str, namespace: str
+) -> None:
+    """In the same runners, and while somebody calls them all the time."""
+    async with two_groups(postgres_url, redis_url, namespace) as (cluster, account, invoice):
+        sender = await cluster.client()
+        one, other = await cluster.start("one"), await cluster.start("other")
+        await cluster.serving(one, other, shards=2 * SHARDS)
+        assert await sender.at(invoice, "i").add("first") == 1
+        lives = [one.life, other.life]
+        before = leases(cluster, "default")
+        done = asyncio.Event()
+        calls = asyncio.create_task(call_until(done, sender.at(account, "a")), name="calls")
+
+        await reshard(cluster.settings, Change("billing", 3))
+
+        await cluster.serving(one, other, shards=SHARDS + 3)
+        done.set()
+        numbers = await asyncio.wait_for(calls, LONG)
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert leases(cluster, "default") == before
+        assert [one.life, other.life] == lives
+        assert await sender.at(invoice, "i").add("second") == 2
+
+
+def leases(cluster: Cluster, group: str) -> list[tuple[object, ...]]:
+    """Each shard with its epoch, its owner and when that acquired it."""
+    return cluster.sql.execute(
+        "SELECT shard_id, epoch, incarnation, acquired_at FROM entityq.shard"
+        " JOIN entityq.shard_group USING (group_id) WHERE name = %s ORDER BY shard_id",
+        [group],
+    ).fetchall()
+
+
+async def call_until(done: asyncio.Event, account: Any) -> list[int]:
+    numbers: list[int] = []
+    while not done.is_set():
+        numbers.append(await account.note("note"))
+    return numbers
+
+
 async def test_a_new_group_ends_no_life(
     postgres_url: str, redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,7 +158,7 @@ async def test_a_new_group_ends_no_life(
         await eventually_async(known, LONG, "the new group")
         assert await sender.at(account, "a").note("1") == 1
         assert runner.runner.life is life
-        assert "runner.shards_changed" not in caplog.text
+        assert "leases.lost" not in caplog.text
 
 
 async def test_a_type_that_moves_to_another_group(postgres_url: str, redis_url: str, namespace: str) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from entityq.postgres.current_facts import CurrentFacts
+from entityq.postgres.facts import Facts
 from entityq.postgres.lease_session import LeaseSession
 from entityq.redis.connect import open_client, open_connection
 from entityq.redis.control import ControlChannel
@@ -105,7 +107,7 @@ class Runners:
         owner = Owner()
         keeper = LeaseKeeper(
             session,
-            self.cluster.facts,
+            CurrentFacts(self.cluster.facts, self._unchanged),
             groups,
             owner,
             control,
@@ -115,6 +117,9 @@ class Runners:
         running = asyncio.create_task(keeper.run())
         stack.push_async_callback(_cancelled, running)
         return Runner(session, keeper, owner, running, control)
+
+    async def _unchanged(self) -> Facts:
+        return self.cluster.facts
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

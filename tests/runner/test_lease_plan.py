@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from entityq.postgres.facts import Group
 from entityq.postgres.membership import Member
-from entityq.runner.lease_plan import FIRST_RETRY, Plan, owners, plan, retry
+from entityq.runner.lease_plan import FIRST_RETRY, Plan, closed, owners, plan, retry
 
 DEFAULT = Group("default", 1, 10, 0)
 MAIL = Group("mail", 2, 10, 10)
@@ -79,6 +79,12 @@ def test_plans_meet_the_assignment(assigned: dict[int, int], held: set[int], lea
     assert after == (mine | unserved) - (leaving & held)
     assert set(todo.acquire).isdisjoint(held)
     assert set(todo.give_up) <= held - leaving
+
+
+def test_shards_of_a_closed_group_are_given_up_whoever_would_have_them() -> None:
+    assert closed({1, 12, 25}, [DEFAULT, MAIL]) == {25}
+    assert closed({1, 12}, [MAIL]) == {1}
+    assert plan(7, {1: 7}, held={1, 2, 3}, leaving={3}, closed={2, 3}) == Plan([], [2])
 
 
 def test_a_look_that_missed_a_shard_is_repeated_soon_and_then_less_and_less_often() -> None:

@@ -1,10 +1,12 @@
 from typing import Any
 
+from entityq.postgres.facts import facts_channel
 from entityq.postgres.outbox import unpublished_channel
 from tests.support.live import LiveCluster, soon
 from tests.support.probe import Probe
 from tests.support.servers import SHARDS
 from tests.support.unpublished import insert_unpublished, request_of
+from tests.support.waiting import eventually_async
 
 
 async def leave_unpublished(cluster: LiveCluster, app: Any, probe: Probe, text: str) -> None:
@@ -50,6 +52,30 @@ async def test_the_session_after_a_lost_one_listens_too(cluster: LiveCluster) ->
     await soon(serves_again, "the runner serves again")
     await leave_unpublished(cluster, app, probe, "x")
     await cluster.stage.saw("note a x")
+
+
+async def test_a_group_that_was_closed_is_given_up_as_soon_as_that_is_told(cluster: LiveCluster) -> None:
+    """Unasked, the facts are read after ten seconds."""
+    app = cluster.app()
+    probe = cluster.actor(app, Probe).at("a")
+    member = await cluster.start(app)
+    life = member.life
+
+    async def none_held() -> bool:
+        return len(life.shards) == 0
+
+    await cluster.rows("UPDATE shard_group SET open = false")
+    await cluster.rows("SELECT pg_notify(%s, '')", facts_channel(app.settings.namespace))
+    await eventually_async(none_held, 5.0, "the shards given up")
+    await cluster.rows("UPDATE shard_group SET open = true")
+    await cluster.rows("SELECT pg_notify(%s, '')", facts_channel(app.settings.namespace))
+
+    async def all_held() -> bool:
+        return member.serves(SHARDS)
+
+    await eventually_async(all_held, 5.0, "the shards taken again")
+    assert member.life is life
+    assert await probe.note("x") == 1
 
 
 async def test_nobody_has_a_connection_only_to_listen(cluster: LiveCluster) -> None:

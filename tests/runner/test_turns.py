@@ -77,7 +77,7 @@ async def test_leases_that_are_lost_while_a_state_is_loaded_make_no_defect(
         return bool(await cluster.rows("SELECT 1 FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"))
 
     async def lost() -> bool:
-        return "runner.leases_lost" in caplog.text
+        return "leases.lost" in caplog.text
 
     with psycopg.connect(postgres_url) as stranger:
         stranger.execute("LOCK TABLE entityq.entity IN ACCESS EXCLUSIVE MODE")
