@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+import time
+from collections.abc import Coroutine, Set
+from contextlib import suppress
 from typing import Any
 
 from entityq.address import Address
 from entityq.batching import BatcherClosed
 from entityq.definition import EntityDefinition, MessageDefinition
 from entityq.errors import EntityNotAssigned
+from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.pinned_connection import LeaseLost
 from entityq.runner.activation import Activation
 from entityq.runner.answers import Answers
@@ -27,6 +30,7 @@ from entityq.schema import NewerState
 log = logging.getLogger(__name__)
 
 PAUSE_AFTER_FAILURE = 1.0
+LONGEST_PAUSE = 10.0
 
 
 class Activations:
@@ -39,6 +43,7 @@ class Activations:
         shards: ShardTable,
         tasks: Tasks,
         *,
+        facts: CurrentFacts,
         slots: TurnSlots,
         prefetch: Prefetch,
         residents: Residents,
@@ -49,6 +54,7 @@ class Activations:
         self._answers = answers
         self._shards = shards
         self._tasks = tasks
+        self._facts = facts
         self._prefetch = prefetch
         self._residents = residents
         self._deferrals = deferrals
@@ -70,8 +76,12 @@ class Activations:
             log.warning(
                 "turn.dropped request=%s entity=%s: %s", request.request_id, activation.address, dropped
             )
+            if dropped.sends_to:
+                self._facts.outdated()
             if dropped.pause:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE)
+            if self._waits(activation, dropped.sends_to):
+                await self._until_open(activation, dropped.sends_to)
             await self._drop(activation, request, message)
         except NewerState as newer:
             self._leave(activation, request, str(newer))
@@ -84,6 +94,20 @@ class Activations:
             await self._drop(activation, request, message)
         finally:
             self._prefetch.remove()
+
+    async def _until_open(self, activation: Activation, types: Set[str]) -> None:
+        """While a group of these is closed, a handler that sends to it is not run again: for a while at most,
+        because its request holds a place of the prefetch. Ends when the shard is to be given up.
+        """
+        end = time.monotonic() + LONGEST_PAUSE
+        with self.slots.lent():
+            while self._waits(activation, types) and time.monotonic() < end:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PAUSE_AFTER_FAILURE):
+                        await self._facts.change()
+
+    def _waits(self, activation: Activation, types: Set[str]) -> bool:
+        return self._facts.now.closed(types) and self._shards.under(activation.tenure) is not None
 
     def drained(self, activation: Activation) -> None:
         """A turn of the activation has ended."""

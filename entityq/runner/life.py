@@ -156,6 +156,7 @@ class Life:
             self._answers,
             self.shards,
             self._tasks,
+            facts=resources.current_facts,
             slots=self._slots,
             prefetch=self.prefetch,
             residents=self.residents,

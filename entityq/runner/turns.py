@@ -35,13 +35,14 @@ class TurnDropped(Exception):
     """The turn was not applied: its activation is dropped, and the outbox decides what comes next.
 
     `pause`: what was in the way is still there; trying at once would only run the handler again.
+    `sends_to`: the entity types that it sends to, where the group of one of them is closed.
     """
 
-    def __init__(self, outcome: NotApplied | SendConflict | PostgresError) -> None:
+    def __init__(self, outcome: NotApplied | SendConflict | PostgresError, commit: Commit) -> None:
         super().__init__(outcome.reason if isinstance(outcome, NotApplied) else str(outcome))
-        self.pause = isinstance(outcome, PostgresError) or (
-            isinstance(outcome, NotApplied) and outcome.passing
-        )
+        refused = isinstance(outcome, NotApplied) and outcome.passing
+        self.pause = isinstance(outcome, PostgresError) or refused
+        self.sends_to = frozenset(send.address.type for send in commit.sends if refused)
 
 
 class Turns:
@@ -206,12 +207,12 @@ class Turns:
                 self._restore(activation)
             reply = _refused(commit.request, outcome, self._limits)
             if reply is None:
-                raise TurnDropped(outcome)
+                raise TurnDropped(outcome, commit)
             commit.reply, commit.encoded_reply = reply, reply.encode()
             commit.state, commit.sends = None, []
             outcome = await self._committed(commit)
             if not isinstance(outcome, Applied):
-                raise TurnDropped(outcome)
+                raise TurnDropped(outcome, commit)
         self._remember(activation, commit)
         self._applied(commit, outcome)
         if commit.forget:
