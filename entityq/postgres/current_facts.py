@@ -8,6 +8,7 @@ from psycopg import Error
 
 from entityq.address import Address, Shard
 from entityq.errors import EntityQError
+from entityq.outage import Outage
 from entityq.postgres.facts import Facts
 from entityq.postgres.session import ConnectionLost
 
@@ -30,7 +31,7 @@ class CurrentFacts:
         self._every = every
         self._asked = asyncio.Event()
         self._changed = asyncio.Event()
-        self._failing = False
+        self._outage = Outage("facts.unread", "facts.read_again", "going on with those that are known")
 
     def shard(self, shard_id: int) -> Shard | None:
         """None, and the facts are read again, for an id that is not known, or no longer."""
@@ -64,23 +65,15 @@ class CurrentFacts:
             try:
                 facts = await self._load()
             except (ConnectionLost, EntityQError, Error, OSError) as error:
-                self._failed(error)
+                self._outage.failed(error)
                 await asyncio.sleep(RETRY)
                 self._asked.set()
             else:
+                self._outage.worked()
                 self._learn(facts)
                 await asyncio.sleep(PAUSE)
 
-    def _failed(self, error: Exception) -> None:
-        if not self._failing:  # once per outage
-            reason = " ".join(str(error).split())
-            _log.warning("facts.unread namespace=%s: %s; trying again", self.now.namespace, reason)
-        self._failing = True
-
     def _learn(self, facts: Facts) -> None:
-        if self._failing:
-            _log.info("facts.read_again namespace=%s", facts.namespace)
-            self._failing = False
         if facts == self.now:
             return
         if facts.groups != self.now.groups:
