@@ -121,9 +121,9 @@ class Settings:
     weight: float = declared(1.0, factor(), "This runner's part of the shards, relative to the others.")
     lease_time: float = declared(
         5.0,
-        duration(0.5),
-        "How long a runner may be silent before another one evicts it. The same for all runners of a cluster: "
-        "one with less than a second evicts those that beat every 0.7 s.",
+        duration(1),
+        "How long this runner may be silent before another one evicts it. Runners of one cluster may differ: who "
+        "looks at another one waits for the longer of the two.",
     )
     runner_health: str = declared(
         "ping",

@@ -12,12 +12,13 @@ SELECT set_config('synchronous_commit', 'off', false),
 -- in it had its locks after its counter was raised. No rows: the runner's own row is gone.
 -- Of a session, the row that it wrote itself: pids are used again, pid and backend_start together are not.
 WITH beat AS MATERIALIZED (
-    UPDATE runner SET heartbeat = coalesce(heartbeat, 0) + 1
+    UPDATE runner SET heartbeat = coalesce(heartbeat, 0) + 1, lease_time = %(lease_time)b
     WHERE incarnation = %(incarnation)b
     RETURNING heartbeat
 )
 SELECT holder.pid, a.backend_start, coalesce(a.application_name, ''), holder.number, holder.shards,
-       r.incarnation, coalesce(r.name, ''), coalesce(r.host, ''), coalesce(r.draining, false), r.heartbeat
+       r.incarnation, coalesce(r.name, ''), coalesce(r.host, ''), coalesce(r.draining, false), r.heartbeat,
+       r.lease_time
 FROM beat
 CROSS JOIN LATERAL (
     SELECT l.pid,

@@ -7,16 +7,17 @@ the lease session has commits to carry.
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar, cast
 
 from entityq.postgres.facts import Facts
+from entityq.postgres.heartbeat import Executes
 from entityq.postgres.lease_session import Backend
 from entityq.postgres.pinned_connection import LeaseLost, Parameters, PinnedConnection, Rows
-from entityq.runner.pulse import Line, Listener, Pulse
+from entityq.runner.clock import now
+from entityq.runner.pulse import STATEMENT_DEADLINE, Line, Listener, Pulse
 from entityq.runner.tasks import end
 
 log = logging.getLogger(__name__)
@@ -57,15 +58,30 @@ class Heart:
         """
         await asyncio.wrap_future(self._start(self._begin(incarnation, backend)))
 
-    def listen(self, listener: Listener, each_cycle: Callable[[], Awaitable[None]] = nothing_more) -> None:
-        """Beats from now on; calls `listener` in this loop, and `each_cycle` in the heart's own, at each beat."""
+    def listen(
+        self,
+        listener: Listener,
+        lease_session: Executes,
+        each_cycle: Callable[[], Awaitable[None]] = nothing_more,
+    ) -> None:
+        """Beats from now on; calls `listener` in this loop, and `each_cycle` in the heart's own, at each beat.
+
+        `lease_session`: beaten on, in this loop, while the heart has no connection.
+        """
         relay = _Relay(listener, self._runner_loop)
-        beating = self._start(self._begun.run(relay, each_cycle))
+        borrowed = _Borrowed(lease_session, self._runner_loop, self._line.lease_time * STATEMENT_DEADLINE)
+        beating = self._start(self._begun.run(relay, each_cycle, borrowed))
         beating.add_done_callback(relay.ended)
+
+    def joined(self, incarnation: int) -> None:
+        """The next beat, at once where nothing keeps it, looks for this runner."""
+        if self._pulse is not None:
+            with suppress(RuntimeError):  # stopped
+                self._loop.call_soon_threadsafe(self._pulse.joined, incarnation)
 
     def fresh(self) -> bool:
         """Whether nobody can have evicted this runner: its last beat began less than a lease time ago."""
-        return self._pulse is not None and time.monotonic() < self._pulse.fresh_until
+        return self._pulse is not None and now() < self._pulse.fresh_until
 
     async def stop(self) -> None:
         if self._stopped.done():
@@ -153,6 +169,42 @@ class _Relay:
     def _soon(self, call: Callable[..., None], *values: object) -> None:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *values)
+
+
+class _Borrowed:
+    """The lease session, for statements of the heart's thread: they run in the loop of its runner.
+
+    Its deadline only ends the waiting. To cancel a statement would end the session.
+    """
+
+    def __init__(self, session: Executes, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        self._session = session
+        self._loop = loop
+        self._deadline = deadline
+        self._last: Future[Rows] | None = None
+
+    async def execute(self, query: bytes, parameters: Parameters | None = None) -> Rows:
+        if self._last is not None and not self._last.done():
+            raise LeaseLost("the lease session has not answered the last statement yet")
+        statement = self._session.execute(query, parameters)
+        try:
+            self._last = running = asyncio.run_coroutine_threadsafe(statement, self._loop)
+        except RuntimeError:
+            statement.close()
+            raise LeaseLost("the runner's loop has ended") from None
+        mine, answered = asyncio.get_running_loop(), asyncio.Event()
+
+        def answer(_: Future[Rows]) -> None:
+            with suppress(RuntimeError):  # the heart has stopped meanwhile
+                mine.call_soon_threadsafe(answered.set)
+
+        running.add_done_callback(answer)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._deadline):
+                await answered.wait()
+        if not running.done() or running.cancelled():
+            raise LeaseLost("the lease session did not answer")
+        return running.result()
 
 
 @asynccontextmanager

@@ -246,7 +246,7 @@ class Life:
         listener = Listener(self._session, settings.namespace, self.shards, resources.current_facts)
         # Before the first shard is taken.
         attempts = AttemptRecord(self._heart.execute, resources, self._consumer)
-        self._heart.listen(self, LoopWatch(attempts.write, limit=resources.loop_limit).look)
+        self._heart.listen(self, self._session, LoopWatch(attempts.write, limit=resources.loop_limit).look)
         try:
             async with self._tasks:
                 start(listener.run(), "listener")

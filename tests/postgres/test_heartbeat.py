@@ -57,7 +57,13 @@ async def heartbeats_of(
 ) -> AsyncGenerator[tuple[Heartbeats, PinnedConnection]]:
     pinned = PinnedConnection(await connect_lease(cluster.url, schema=SCHEMA), LEASE_TIME)
     try:
-        heartbeats = Heartbeats(pinned, schema=SCHEMA, facts=cluster.facts, incarnation=session.incarnation)
+        heartbeats = Heartbeats(
+            pinned,
+            schema=SCHEMA,
+            facts=cluster.facts,
+            incarnation=session.incarnation,
+            lease_time=LEASE_TIME,
+        )
         await heartbeats.begin()
         yield heartbeats, pinned
     finally:
@@ -81,6 +87,13 @@ async def test_a_beat_raises_the_own_counter_and_no_other(watched: Watched) -> N
         await watched.heartbeats.beat()
     assert watched.heartbeat(watched.me) == 3
     assert watched.heartbeat(watched.other) == 0
+
+
+async def test_a_beat_says_how_long_its_runner_may_be_silent(watched: Watched) -> None:
+    assert (await watched.seen(watched.other)).lease_time is None
+    async with heartbeats_of(watched.cluster, watched.other) as (heartbeats, _):
+        await heartbeats.beat()
+    assert (await watched.seen(watched.other)).lease_time == LEASE_TIME
 
 
 async def test_a_beat_shows_who_holds_what(watched: Watched) -> None:

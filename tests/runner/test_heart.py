@@ -4,9 +4,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from entityq.address import lock_class
 from entityq.errors import PersistenceError
@@ -14,7 +16,7 @@ from entityq.postgres.lease_session import LeaseSession
 from tests.support.fault_proxy import fault_proxy
 from tests.support.hearts import LEASE_TIME, Beating, Hearts, ended, open_hearts, until
 from tests.support.pgbouncer import listen_on_tcp
-from tests.support.servers import SCHEMA, Connection, PrivateServers
+from tests.support.servers import SCHEMA, Connection, PrivateServers, connected
 
 # How long a member is watched that must not be evicted: several lease times.
 LONG = 3 * LEASE_TIME
@@ -24,6 +26,18 @@ LONG = 3 * LEASE_TIME
 async def hearts(empty_postgres_url: str, namespace: str) -> AsyncGenerator[Hearts]:
     async with open_hearts(empty_postgres_url, namespace) as opened:
         yield opened
+
+
+@contextmanager
+def no_more_connections(url: str) -> Generator[None]:
+    """The database takes none, a superuser's neither."""
+    name = conninfo_to_dict(url)["dbname"]
+    with connected(make_conninfo(url, dbname="postgres")) as sql:
+        sql.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
+        try:
+            yield
+        finally:
+            sql.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
 
 
 def runner_row(sql: Connection, session: LeaseSession, change: str) -> None:
@@ -243,7 +257,65 @@ async def test_a_stall_of_postgres_evicts_nobody(
         assert "runner.evicted" not in caplog.text
 
 
+async def test_runners_with_other_lease_times(hearts: Hearts) -> None:
+    """One that is silent for longer than another one's lease time, and less than its own."""
+    stalls: list[float] = []
+
+    async def stall() -> None:
+        if stalls:
+            time.sleep(stalls.pop())  # noqa: ASYNC251
+
+    short = await hearts.start("short")
+    long = await hearts.start("long", each_cycle=stall, lease_time=4 * LEASE_TIME)
+    await hearts.acquainted(short, long)
+    stalls.append(2.5 * LEASE_TIME)
+    await until(lambda: not stalls, "the silence")
+    await hearts.beats(long.session)
+    assert long.alive
+    assert not short.heard.ended
+    await hearts.acquainted(short, long)
+
+
 # ----- the heart's own connection
+
+
+async def test_who_gets_no_connection_is_heard_in_its_lease_session(
+    hearts: Hearts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every connection that there is to have is taken, and the hearts' have just ended."""
+    caplog.set_level(logging.INFO)
+    a, b = await hearts.start("a"), await hearts.start("b")
+    await hearts.acquainted(a, b)
+    silent = await hearts.silent()
+    with no_more_connections(hearts.cluster.url):
+        hearts.sql.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'entityq:% heart'"
+        )
+        await ended(silent)
+        await until(lambda: f"runner.evicted incarnation={silent.incarnation}" in caplog.text, "its log")
+        await asyncio.sleep(LONG)
+        assert all(one.alive and one.heart.fresh() and one.spare.statements for one in (a, b))
+        assert "heart.beats_again" not in caplog.text
+    await until(lambda: caplog.text.count("heart.beats_again") == 2, "connections of their own")
+    assert caplog.text.count("runner.evicted") == 1
+    assert caplog.text.count("heart.failed") == 2
+
+
+async def test_all_of_a_reconnection_has_one_deadline(
+    private_servers: PrivateServers, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """None of its steps would take too long."""
+    url = listen_on_tcp(private_servers)
+    async with open_hearts(url, namespace, lease_time=3.0) as hearts, fault_proxy(url) as proxy:
+        a = await hearts.start("a", url=proxy.url)
+        await hearts.beats(a.session)
+        proxy.delay(0.4, to_server=False, existing=False)
+        proxy.cut()
+        await until(lambda: a.spare.statements > 1, "beats in the lease session")
+        assert "no new connection, with a beat on it, within 0.9 s" in caplog.text
+        assert a.heart.fresh()
+        proxy.heal()
+        await hearts.beats(a.session, 2)
 
 
 async def test_a_connection_that_is_terminated_is_reopened(
@@ -293,12 +365,14 @@ async def test_a_runner_that_cannot_be_heard_is_told(
         a = await hearts.start("a", url=proxy.url)
         assert a.heart.fresh()
         before = a.heard.changes
+        a.spare.silent = True
         proxy.black_hole()
         await ended(a.session)
         assert not a.heart.fresh()
         await until(lambda: a.heard.changes > before, "the look at the leases")
         proxy.cut()
         proxy.heal()
+        a.spare.silent = False
         await until(lambda: a.heard.reasons, "that it is no member")
         assert not a.heart.fresh()
         assert "heart.was_silent" in caplog.text

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from entityq.postgres.heartbeat import Holder
 from entityq.postgres.lease_session import Backend
-from entityq.runner.suspicion import LONGEST_GAP, Suspicion
+from entityq.runner.suspicion import Suspect, Suspicion
 
 LEASE_TIME = 5.0
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -103,8 +103,53 @@ def test_one_that_was_away_is_a_new_one() -> None:
         assert suspicion.observe(at, at, [] if at == 5.5 else [holder]) == []
 
 
-def test_reads_that_are_far_apart_prove_nothing() -> None:
-    assert suspects(every(LONGEST_GAP + 0.1, runner(), 100)) == []
+def test_reads_a_lease_time_apart_prove_nothing() -> None:
+    assert suspects(every(LEASE_TIME + 0.1, runner(), 100)) == []
+
+
+@pytest.mark.parametrize(
+    ("took", "evicted_at"), [(0.3, 5.4), (0.6, 7.2), (1.2, 15.6), (2.0, 28.0)], ids="{} s".format
+)
+def test_a_server_that_is_always_slow_takes_longer(took: float, evicted_at: float) -> None:
+    """One statement after the other, each of them as slow as a heart bears it, or less."""
+    period = max(took, 0.6)
+    reads = every(period, runner(), 100)
+    (first, *_) = suspects(reads, took=took)
+    assert first * period == pytest.approx(evicted_at)
+
+
+def test_who_is_not_evicted_because_of_slow_reads_is_named_once() -> None:
+    suspicion = Suspicion(ME, LEASE_TIME)
+    told: list[tuple[float, int | None, float, float]] = []
+    for at, holder in every(1.2, runner(), 13):
+        assert suspicion.observe(at, at + 1.2, [holder]) == []
+        told += [
+            (at, each.holder.incarnation, round(each.silent, 1), round(each.postponed, 1))
+            for each in suspicion.postponed
+        ]
+    assert told == [(8.4, 7, 7.2, 4.9)]
+
+
+def test_after_a_stall_nobody_is_named_who_beats_then() -> None:
+    suspicion = Suspicion(ME, LEASE_TIME)
+    named: list[Suspect] = []
+    for at, beats in ((0.0, 0), (0.7, 1), (60.0, 1), (60.7, 2), (61.4, 3), (90.0, 3), (90.7, 3)):
+        assert suspicion.observe(at, at, [runner(heartbeat=beats)]) == []
+        named += suspicion.postponed
+    assert [(round(each.silent, 1), round(each.postponed, 1)) for each in named] == [(29.3, 28.6)]
+
+
+def test_stalls_of_less_than_a_lease_time_prove_next_to_nothing() -> None:
+    """A server that stands still for most of the time, and answers one read in between."""
+    assert suspects(every(0.9 * LEASE_TIME, runner(), 10)) == []
+
+
+@pytest.mark.parametrize(
+    ("of_the_other", "evicted_at"),
+    [(None, [10, 11]), (1.0, [10, 11]), (5.0, [10, 11]), (5.5, [11]), (60.0, [])],
+)
+def test_the_longer_one_of_two_lease_times_counts(of_the_other: float | None, evicted_at: list[int]) -> None:
+    assert suspects(every(0.5, replace(runner(), lease_time=of_the_other), 12)) == evicted_at
 
 
 def test_a_stall_of_the_observer_starts_the_clock_again() -> None:
@@ -128,7 +173,7 @@ def test_a_silence_counts_from_the_answer_to_the_question() -> None:
 
 
 def test_a_short_lease_time_needs_several_reads() -> None:
-    assert suspects(every(0.6, runner(), 20), lease_time=1.5) == []
+    assert suspects(every(0.6, runner(), 6), lease_time=1.5) == []
     assert suspects(every(0.4, runner(), 5), lease_time=1.5) == [4]
 
 
@@ -147,18 +192,39 @@ def test_when_a_silence_falls_due() -> None:
 gaps = st.lists(st.floats(0.01, 3.0), min_size=1, max_size=60)
 
 
-@given(gaps, st.lists(st.floats(0.0, 2.0), min_size=60, max_size=60), st.floats(0.0, LEASE_TIME - 0.01))
-def test_nobody_is_evicted_whose_counter_moves_in_every_lease_time(
-    pauses: list[float], lengths: list[float], period: float
+@given(
+    gaps,
+    st.lists(st.floats(0.0, 2.0), min_size=60, max_size=60),
+    st.floats(0.0, LEASE_TIME - 0.01),
+    st.floats(1.0, LEASE_TIME),
+)
+def test_nobody_is_evicted_whose_counter_moves_in_every_lease_time_of_its_own(
+    pauses: list[float], lengths: list[float], period: float, lease_time: float
 ) -> None:
     """Whatever stalls the observer, or Postgres: the server reads at any time from the question to the answer."""
-    suspicion = Suspicion(ME, LEASE_TIME)
+    suspicion = Suspicion(ME, lease_time)
     now = 0.0
     for pause, length in zip(pauses, lengths, strict=False):
         asked, read, answered = now, now + length / 3, now + length
         beats = int(read / max(period, 0.01))
-        assert suspicion.observe(asked, answered, [runner(heartbeat=beats)]) == []
+        beating = replace(runner(heartbeat=beats), lease_time=LEASE_TIME)
+        assert suspicion.observe(asked, answered, [beating]) == []
         now = answered + pause
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 0.7), st.floats(0.0, 2.0)), min_size=60, max_size=60))
+def test_who_stands_still_is_evicted_however_slow_the_reads(reads: list[tuple[float, float]]) -> None:
+    """As long as they are answered: after two lease times' worth of them, and those that the first one takes."""
+    suspicion = Suspicion(ME, LEASE_TIME)
+    now, regular, evicted = 0.0, True, False
+    for pause, length in reads:
+        regular = regular and length <= 0.3
+        evicted = bool(suspicion.observe(now, now + length, [runner()]))
+        if evicted:
+            break
+        now += length + max(pause, 0.5)
+    assert evicted
+    assert not regular or now < LEASE_TIME + 2.0
 
 
 @given(

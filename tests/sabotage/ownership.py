@@ -34,8 +34,8 @@ OWNERSHIP_SAFEGUARDS = (
         (
             Edit(
                 "entityq/runner/suspicion.py",
-                "known = {} if answered - self._asked > self._gap else self._silences",
-                "known = self._silences",
+                "lost = uncounted(asked - self._asked, answered - self._asked, self._gap, self._lease_time)",
+                "lost = 0.0",
             ),
         ),
         (

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from entityq.postgres.lease_session import LeaseSession
+from entityq.postgres.pinned_connection import LeaseLost, Parameters, Rows
 from entityq.runner.heart import Heart, nothing_more, open_heart
 from tests.support.leases import Cluster, open_cluster
 from tests.support.servers import SCHEMA, Connection, connected
@@ -37,12 +38,28 @@ class Heard:
 
 
 @dataclass(slots=True)
+class Spare:
+    """The lease session as the heart may use it; `silent`: as if its way to the server were cut, too."""
+
+    session: LeaseSession
+    silent: bool = False
+    statements: int = 0
+
+    async def execute(self, query: bytes, parameters: Parameters | None = None) -> Rows:
+        if self.silent:
+            raise LeaseLost("no answer")
+        self.statements += 1
+        return await self.session.execute(query, parameters)
+
+
+@dataclass(slots=True)
 class Beating:
     """A session and its heart."""
 
     session: LeaseSession
     heart: Heart
     heard: Heard
+    spare: Spare
     stack: AsyncExitStack
 
     @property
@@ -76,22 +93,23 @@ class Hearts:
         *,
         url: str = "",
         each_cycle: Callable[[], Awaitable[None]] = nothing_more,
+        lease_time: float | None = None,
     ) -> Beating:
-        """`url`: another way to the same server, for the heart alone."""
+        """`url`: another way to the same server, for the heart alone. `lease_time`: another than the others'."""
         stack = await self.cluster.stack.enter_async_context(AsyncExitStack())
         heart = await stack.enter_async_context(
             open_heart(
                 url or self.cluster.url,
                 schema=SCHEMA,
                 facts=self.cluster.facts,
-                lease_time=self.lease_time,
+                lease_time=lease_time or self.lease_time,
             )
         )
         session = await self.cluster.session(name=name, lease_time=FOR_EVER)
         await heart.begin(session.incarnation, session.backend)
-        heard = Heard()
-        heart.listen(heard, each_cycle)
-        return Beating(session, heart, heard, stack)
+        heard, spare = Heard(), Spare(session)
+        heart.listen(heard, spare, each_cycle)
+        return Beating(session, heart, heard, spare, stack)
 
     def heartbeat(self, session: LeaseSession) -> int:
         query = "SELECT heartbeat FROM runner WHERE incarnation = %s"
