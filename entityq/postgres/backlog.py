@@ -13,6 +13,9 @@ from entityq.stored_state import StoredState
 OUTBOX = load("outbox.sql")
 TURNS = load("turns.sql")
 
+# Of envelopes, in one read; the one that reaches it is the last.
+PAGE_BYTES = 8 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -43,6 +46,12 @@ class SweptRow:
     entity_hash: int
 
 
+def is_cut(rows: Iterable[Row]) -> bool:
+    """Whether a read of these ended at its bytes: there may be more, of the last row's shard and of those asked
+    for behind it."""
+    return sum(len(row.envelope) for row in rows) >= PAGE_BYTES
+
+
 class Backlog:
     """Reads of one runner, each one statement on a pooled connection."""
 
@@ -61,7 +70,10 @@ class Backlog:
         return int(rows[0][0])
 
     async def read_pending(self, unread: Sequence[Unread], page: int) -> dict[int, list[Row]]:
-        """Per shard id, up to `page` of its unanswered requests, in order; one without any is left out."""
+        """Per shard id, up to `page` of its unanswered requests, in order; one without any is left out.
+
+        All of them together may be cut off: see `is_cut`. The shards are in the order of `unread`.
+        """
         rows = await self._fetch(
             "read_pending",
             {
@@ -69,6 +81,7 @@ class Backlog:
                 "afters": [part.after for part in unread],
                 "positions": [part.position for part in unread],
                 "page": page,
+                "most_bytes": PAGE_BYTES,
             },
         )
         found: dict[int, list[Row]] = {}
@@ -77,7 +90,7 @@ class Backlog:
         return found
 
     async def read_pending_of_entity(self, shard_id: int, address: Address, page: int) -> list[Row]:
-        """An entity's oldest unanswered requests, at most `page`."""
+        """An entity's oldest unanswered requests, at most `page`, or cut off: see `is_cut`."""
         rows = await self._fetch(
             "read_pending_of_entity",
             {
@@ -86,6 +99,7 @@ class Backlog:
                 "type": address.type,
                 "entity_id": address.id,
                 "page": page,
+                "most_bytes": PAGE_BYTES,
             },
         )
         return [_row(row) for row in rows]

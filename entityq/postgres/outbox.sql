@@ -58,29 +58,42 @@ SELECT request_id, reply FROM outbox WHERE request_id = ANY (%(request_ids)b::bi
 SELECT last_value FROM outbox_seq
 
 -- name: read_pending
--- One page of the unanswered requests of each of these shards, each in outbox order.
-SELECT s.shard_id, p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts
-FROM unnest(%(shard_ids)b::integer[], %(afters)b::bigint[], %(positions)b::bigint[])
-     WITH ORDINALITY AS s (shard_id, after, position, place)
-CROSS JOIN LATERAL (
-    SELECT seq, request_id, attempts FROM pending
-    WHERE pending.shard_id = s.shard_id AND pending.seq > s.after AND pending.seq <= s.position
-    ORDER BY pending.seq
-    LIMIT %(page)b
-) p
-JOIN outbox o ON o.request_id = p.request_id
-ORDER BY s.place, p.seq
+-- One page of the unanswered requests of each of these shards, each in outbox order. Whatever would follow the
+-- first `most_bytes` of envelopes is left out; the length of a large one is known without reading it.
+-- (OFFSET 0: a lookup by key, also where the statistics say that the outbox has but a row.)
+SELECT shard_id, seq, request_id, type, entity_id, envelope, attempts
+FROM (
+    SELECT s.place, s.shard_id, p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts,
+           sum(octet_length(o.envelope)) OVER (ORDER BY s.place, p.seq) - octet_length(o.envelope) AS before
+    FROM unnest(%(shard_ids)b::integer[], %(afters)b::bigint[], %(positions)b::bigint[])
+         WITH ORDINALITY AS s (shard_id, after, position, place)
+    CROSS JOIN LATERAL (
+        SELECT seq, request_id, attempts FROM pending
+        WHERE pending.shard_id = s.shard_id AND pending.seq > s.after AND pending.seq <= s.position
+        ORDER BY pending.seq
+        LIMIT %(page)b
+    ) p
+    CROSS JOIN LATERAL (SELECT * FROM outbox WHERE outbox.request_id = p.request_id OFFSET 0) o
+) found
+WHERE before < %(most_bytes)b
+ORDER BY place, seq
 
 -- name: read_pending_of_entity
 -- The same for one entity, always from its oldest one: one statement is one snapshot, in which whoever
 -- sees a request of a sender sees that sender's earlier ones too.
-SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts
-FROM pending p
-JOIN outbox o ON o.request_id = p.request_id
-WHERE p.shard_id = %(shard_id)b AND p.entity_hash = %(entity_hash)b
-  AND o.type = %(type)b AND o.entity_id = %(entity_id)b
-ORDER BY p.seq
-LIMIT %(page)b
+SELECT seq, request_id, type, entity_id, envelope, attempts
+FROM (
+    SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts,
+           sum(octet_length(o.envelope)) OVER (ORDER BY p.seq) - octet_length(o.envelope) AS before
+    FROM pending p
+    CROSS JOIN LATERAL (SELECT * FROM outbox WHERE outbox.request_id = p.request_id OFFSET 0) o
+    WHERE p.shard_id = %(shard_id)b AND p.entity_hash = %(entity_hash)b
+      AND o.type = %(type)b AND o.entity_id = %(entity_id)b
+    ORDER BY p.seq
+    LIMIT %(page)b
+) found
+WHERE before < %(most_bytes)b
+ORDER BY seq
 
 -- name: sweep
 -- Per owned shard, its oldest unanswered requests with after < seq <= position: what an earlier sweep already

@@ -14,6 +14,9 @@ from entityq.redis.keys import CONSUMER_GROUP
 from entityq.redis.pipelines import execute
 
 CLAIM_PAGE = 1_000
+# What one read is to bring at most, and how large an entry is taken for at first.
+READ_BYTES = 8 * 1024 * 1024
+EXPECTED_BYTES = 16_384
 # Seconds for an answer. Whoever takes longer is given up, and the outbox is read instead: a connection whose
 # other end is gone says nothing.
 SLACK = 1.0
@@ -98,6 +101,27 @@ def parse_entries(reply: Any) -> list[StreamEntry]:
         for stream, entries in streams
         for entry_id, fields in entries
     ]
+
+
+class ReadSize:
+    """How many entries to ask for, so that a read of large ones does not fill the memory: XREADGROUP counts
+    entries, not bytes. What it goes by is the size of those that came before.
+    """
+
+    def __init__(self, *, most_bytes: int = READ_BYTES, expected: float = EXPECTED_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._average = expected
+
+    def count(self, streams: int, most: int) -> int:
+        """Of each of so many streams, at most `most`, at least one."""
+        return max(1, min(most, int(self._most_bytes / self._average / streams)))
+
+    def read(self, entries: Sequence[StreamEntry]) -> None:
+        """Larger ones count at once, smaller ones little by little."""
+        if entries:
+            size = sum(len(value) for entry in entries for value in entry.fields.values())
+            average = max(1.0, size / len(entries))
+            self._average = max(average, 0.8 * self._average + 0.2 * average)
 
 
 class StreamGroups:

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from itertools import chain
 
 from psycopg import Error as PostgresError
 
 from entityq.batching import Batcher
 from entityq.outage import Outage
-from entityq.postgres.backlog import Backlog, Row, Unread
+from entityq.postgres.backlog import Backlog, Row, Unread, is_cut
 from entityq.runner.intake import Arrival, Verdict
 from entityq.runner.owned_shard import OwnedShard
 
@@ -96,20 +97,21 @@ class CatchingUp:
 
     async def _read(self, passes: Sequence[Pass]) -> list[None]:
         """One page of each; as many shards at once as there is room for at least a row of each."""
-        left = passes
+        left = list(passes)
         while left:
             await self._room()
             async with self._reserve(min(self._page * len(left), ROWS)) as places:
                 now, left = left[:places], left[places:]
                 try:
-                    await self._read_page(now, min(self._page, places // len(now)))
+                    left = await self._read_page(now, min(self._page, places // len(now))) + left
                 except (PostgresError, OSError) as error:
                     self._outage.failed(error, len(passes))
                     raise
                 self._outage.worked()
         return [None] * len(passes)
 
-    async def _read_page(self, passes: Sequence[Pass], page: int) -> None:
+    async def _read_page(self, passes: list[Pass], page: int) -> list[Pass]:
+        """Returns those that are still to be read, because others had filled the page."""
         starting = [reading for reading in passes if not reading.position]
         if starting:
             # Before the first page: whoever drew a later seq had committed, or still has to commit, all its
@@ -119,16 +121,22 @@ class CatchingUp:
                 reading.position = position
         unread = [Unread(each.owned.shard_id, each.after, each.position) for each in passes]
         found = await self._backlog.read_pending(unread, page)
-        for reading in passes:
+        last = next(reversed(found)) if is_cut(chain.from_iterable(found.values())) else None
+        for number, reading in enumerate(passes):
+            shard_id = reading.owned.shard_id
             # Without a wait in between: nothing is delivered for a shard that was given up meanwhile.
             if self._current(reading.owned):
-                self._take(reading, found.get(reading.owned.shard_id, []), page)
+                self._take(reading, found.get(shard_id, []), 0 if shard_id == last else page)
+            if shard_id == last:
+                return passes[number + 1 :]
+        return []
 
-    def _take(self, reading: Pass, rows: Sequence[Row], page: int) -> None:
+    def _take(self, reading: Pass, rows: Sequence[Row], whole: int) -> None:
+        """`whole`: of so many rows there may be more behind them."""
         for row in rows:
             if reading.owned.intake.take_row(row.request_id) is Verdict.DELIVER:
                 self._deliver_row(reading.owned, row)
-        if len(rows) < page:
+        if len(rows) < whole:
             reading.ended = True
         else:
             reading.after = rows[-1].seq

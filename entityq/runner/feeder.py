@@ -8,7 +8,7 @@ from psycopg import Error as PostgresError
 from entityq.address import Address
 from entityq.definition import EntityDefinition
 from entityq.outage import Outage
-from entityq.postgres.backlog import Backlog, Row
+from entityq.postgres.backlog import Backlog, Row, is_cut
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.intake import Verdict
 from entityq.runner.owned_shard import OwnedShard
@@ -86,7 +86,7 @@ class Feeder:
         self._outage.worked()
         if self._shards.get(shard_id) is not owned:
             return  # given up while the read was on its way
-        everything = self._admit(owned, rows) and len(rows) < page
+        everything = self._admit(owned, rows) and len(rows) < page and not is_cut(rows)
         if not self._deferrals.end_read(shard_id, address, everything=everything):
             activation = self._residents.get(shard_id, address)
             if activation is None or activation.idle:

@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from entityq.errors import UnsafeConfiguration
 from entityq.outage import Outage
-from entityq.redis.consumer import GroupMissing, StreamEntry, StreamGroups, StreamReader
+from entityq.redis.consumer import GroupMissing, ReadSize, StreamEntry, StreamGroups, StreamReader
 from entityq.runner.connected import Connected
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.shard_table import ShardTable
@@ -60,6 +60,7 @@ class Reader:
         self._admit = admit
         self._prefetch = prefetch
         self._block = min(block, LONGEST_BLOCK)
+        self._size = ReadSize()
         self.connected = Connected()
         self._outage = outage
         self._refused = Outage(
@@ -99,8 +100,11 @@ class Reader:
             self._pass_on(pending)
             self.connected.set()
             self._refused.worked()
-        count = min(MAX_COUNT, max(MIN_COUNT, self._prefetch // len(streams)))
-        self._pass_on(await self._reader.read(streams, count=count, block=self._block))
+        most = min(MAX_COUNT, max(MIN_COUNT, self._prefetch // len(streams)))
+        count = self._size.count(len(streams), most)
+        entries = await self._reader.read(streams, count=count, block=self._block)
+        self._size.read(entries)
+        self._pass_on(entries)
         self._outage.worked()
 
     async def _own_pending(self, streams: list[bytes]) -> list[StreamEntry]:
@@ -108,7 +112,8 @@ class Reader:
         pending: list[StreamEntry] = []
         after = dict.fromkeys(streams, b"0")
         while after:
-            entries = await self._reader.pending(after, count=MAX_COUNT)
+            entries = await self._reader.pending(after, count=self._size.count(len(after), MAX_COUNT))
+            self._size.read(entries)
             pending += entries
             after = {entry.stream: entry.entry_id for entry in entries}
         return pending

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from entityq.redis.connect import open_client, open_connection
-from entityq.redis.consumer import CLAIM_PAGE, GONE_MS, StreamGroups, StreamReader, idle_consumers
+from entityq.redis.consumer import (
+    CLAIM_PAGE,
+    GONE_MS,
+    ReadSize,
+    StreamEntry,
+    StreamGroups,
+    StreamReader,
+    idle_consumers,
+)
 from entityq.redis.keys import CONSUMER_GROUP
 
 
@@ -80,3 +88,20 @@ def test_only_others_that_are_gone_and_have_nothing_pending_are_removed() -> Non
         consumer(b"has some", 1, GONE_MS),
     ]
     assert idle_consumers(described, b"own") == [b"gone"]
+
+
+def entries(size: int, count: int = 10) -> list[StreamEntry]:
+    return [StreamEntry(b"s", b"1-0", {b"e": bytes(size)})] * count
+
+
+def test_large_entries_make_the_next_read_small_at_once_and_small_ones_a_larger_one_later() -> None:
+    size = ReadSize(most_bytes=1_000_000, expected=10_000)
+    assert (size.count(1, 1_000), size.count(10, 1_000), size.count(10, 5)) == (100, 10, 5)
+    size.read(entries(100_000))
+    assert (size.count(1, 1_000), size.count(10, 1_000), size.count(1_000, 1_000)) == (10, 1, 1)
+    size.read(entries(0))
+    assert size.count(1, 1_000) == 12
+    size.read([])
+    for _ in range(100):
+        size.read([*entries(100), StreamEntry(b"s", b"2-0", {})])
+    assert size.count(1, 1_000) == 1_000

@@ -1,17 +1,20 @@
 """One blocking reader over the streams, and what it does after an error."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from entityq.address import Address, Shard
 from entityq.codec import Limits, pack
 from entityq.envelope import Envelope
+from entityq.redis.consumer import READ_BYTES, StreamEntry, StreamReader
 from entityq.redis.keys import CONSUMER_GROUP, Keys
 from entityq.runner.sweeper import Sweeper
 from tests.support.live import LiveCluster, soon
 from tests.support.places import shard_of
 from tests.support.probe import Probe
+from tests.support.servers import SHARDS
 
 
 async def reader_connection(cluster: LiveCluster) -> str:
@@ -158,3 +161,33 @@ async def test_an_entry_that_nobody_can_read_goes(
 
     await soon(gone, "the entries were deleted")
     assert caplog.text.count("stream.entry_unreadable") == 2
+
+
+async def test_large_entries_are_read_a_few_at_a_time(
+    cluster: LiveCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, reads = 128 * 1024, list[int]()
+    read = StreamReader.read
+
+    async def watched(
+        reader: StreamReader, streams: Sequence[bytes], *, count: int, block: float
+    ) -> list[StreamEntry]:
+        entries = await read(reader, streams, count=count, block=block)
+        reads.extend([len(entries)] * any(b"e" in entry.fields for entry in entries))
+        return entries
+
+    monkeypatch.setattr(StreamReader, "read", watched)
+    app = cluster.app()
+    cluster.actor(app, Probe)
+    await cluster.start(app)
+    key = stream(cluster, "a")
+    await cluster.redis_transaction(*([("XADD", key, "*", "e", b"\xc1" * size)] * 100))
+
+    async def gone() -> bool:
+        return int(await cluster.redis("XLEN", key)) == 0
+
+    await soon(gone, "the entries were deleted")
+    # How large they are the first read tells; each of the others would fit if every stream had as many.
+    streams = SHARDS + 1
+    assert len(reads) > 2
+    assert max(reads[1:]) * size * streams <= READ_BYTES
