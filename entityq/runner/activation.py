@@ -16,7 +16,7 @@ from entityq.definition import Activation as Instance
 from entityq.definition import EntityDefinition, MessageDefinition
 from entityq.runner.commit import Tenure
 from entityq.runner.mailbox import next_to_start
-from entityq.runner.request import Request, running_request
+from entityq.runner.request import Request, running
 from entityq.runner.turn_slots import TurnSlots
 from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
 
@@ -126,7 +126,7 @@ class Activation:
         self.running.add(task)
 
     async def _turn(self, request: Request, message: MessageDefinition, concurrent: bool) -> None:
-        running_request.set(request)
+        running.set(request)
         try:
             await self._turns.take_turn(self, request, message)
         finally:
@@ -159,6 +159,8 @@ class Activation:
         await ended.wait()
 
     async def _deactivate(self, instance: Instance | None, ended: asyncio.Event) -> None:
+        # Also where a turn ends its instance: the request has been answered, or is not to blame.
+        before = running.set(self.address)
         try:
             if instance is not None:
                 async with asyncio.timeout(self.deactivation_time):
@@ -167,5 +169,6 @@ class Activation:
             raise_if_cancelled(error)
             log.exception("entity.deactivate_failed entity=%s", self.address)
         finally:
+            running.reset(before)
             self._ended = None
             ended.set()

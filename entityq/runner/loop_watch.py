@@ -23,8 +23,9 @@ from sys import _current_frames as frames_of_threads  # pyright: ignore[reportPr
 from psycopg import Error as PostgresError
 from redis.exceptions import RedisError
 
+from entityq.address import Address
 from entityq.postgres.pinned_connection import LeaseLost
-from entityq.runner.request import Request, running_request
+from entityq.runner.request import Request, running
 
 log = logging.getLogger(__name__)
 
@@ -142,13 +143,15 @@ class LoopWatch:
     def _move(self) -> None:
         self._moved = self._clock()
 
-    def _described(self, request: Request | None) -> str:
+    def _described(self, culprit: Request | Address | None) -> str:
         seconds = f"seconds={self._stall.seconds:.1f}"
-        if request is None:
+        if culprit is None:
             task = asyncio.current_task(self._loop)
             return f"{seconds} entity=- request=- message=- task={task and task.get_name()!r}"
-        envelope = request.envelope
-        return f"{seconds} entity={envelope.address} request={request.request_id} message={envelope.message}"
+        if isinstance(culprit, Address):
+            return f"{seconds} entity={culprit} request=- message=- in on_deactivate"
+        envelope = culprit.envelope
+        return f"{seconds} entity={envelope.address} request={culprit.request_id} message={envelope.message}"
 
     def _stack(self) -> str:
         """Of the loop's thread, without what is above the task: that is the same for all of them."""
@@ -166,17 +169,18 @@ class LoopWatch:
     async def _end(self) -> None:
         # Whatever blocks the loop may hold what the next lines need, such as the lock of a log handler.
         self._leave(LAST_WORDS_DEADLINE)
-        request = running_on(self._loop)
+        culprit = running_on(self._loop)
         log.critical(
             "loop.blocked_too_long %s: this process ends, and others take over its shards\n%s",
-            self._described(request),
+            self._described(culprit),
             self._stack(),
         )
-        if request is not None:
-            recording = asyncio.create_task(self._recorded(request), name="entityq attempt")
+        # An on_deactivate is not run again: there is nothing to count.
+        if isinstance(culprit, Request):
+            recording = asyncio.create_task(self._recorded(culprit), name="entityq attempt")
             await asyncio.wait([recording], timeout=RECORD_DEADLINE)
             if not recording.done():
-                log.error("attempt.not_recorded request=%s: no answer", request.request_id)
+                log.error("attempt.not_recorded request=%s: no answer", culprit.request_id)
         self._leave(0)
 
     async def _recorded(self, request: Request) -> None:
@@ -186,11 +190,12 @@ class LoopWatch:
             log.error("attempt.not_recorded request=%s: %r", request.request_id, error)
 
 
-def running_on(loop: asyncio.AbstractEventLoop) -> Request | None:
-    """The request whose turn, or a task that its turn has started, is running in another thread's loop."""
+def running_on(loop: asyncio.AbstractEventLoop) -> Request | Address | None:
+    """The request whose turn, or a task that its turn has started, is running in another thread's loop; or the
+    entity whose instance ends there."""
     task = asyncio.current_task(loop)
     context = None if task is None else _context(task)
-    return None if context is None else context.get(running_request)
+    return None if context is None else context.get(running)
 
 
 def _context(task: "asyncio.Task[object]") -> Context | None:

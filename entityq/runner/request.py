@@ -3,6 +3,7 @@
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from entityq.address import Address
 from entityq.envelope import Envelope
 
 
@@ -20,5 +21,6 @@ class Request:
         return self.envelope.request_id
 
 
-# Set in the task of each turn, and so in those that the turn starts: what a look at a blocked loop finds.
-running_request: ContextVar[Request | None] = ContextVar("entityq_running_request", default=None)
+# Whose code of users runs: a request's turn, with the tasks that it starts, or the end of an entity's instance.
+# What a look at a blocked loop finds.
+running: ContextVar[Request | Address | None] = ContextVar("entityq_running", default=None)

@@ -11,12 +11,15 @@ import pytest
 from psycopg.errors import LockNotAvailable
 from redis.exceptions import RedisError
 
+from entityq import message
 from entityq.address import Address
 from entityq.envelope import Envelope
 from entityq.postgres.pinned_connection import LeaseLost
 from entityq.runner import loop_watch
 from entityq.runner.loop_watch import LAST_WORDS_DEADLINE, LIMIT, LoopWatch, Stall, Step
-from entityq.runner.request import Request, running_request
+from entityq.runner.request import Request, running
+from tests.support.live import LiveCluster
+from tests.support.stage import Actor
 
 CYCLE = 0.8
 
@@ -142,7 +145,7 @@ async def turn(handler: Coroutine[Any, Any, None]) -> None:
     """In a task of its own, as turns are."""
 
     async def run() -> None:
-        running_request.set(REQUEST)
+        running.set(REQUEST)
         await handler
 
     await asyncio.create_task(run(), name="entityq 1 turn Account/acct-1 4711")
@@ -175,6 +178,47 @@ async def test_what_is_no_turn_is_named_by_its_task(caplog: pytest.LogCaptureFix
     blocked = Blocked()
     await asyncio.create_task(blocked.blocking_handler(14), name="passivate Account/acct-2")
     assert "entity=- request=- message=- task='passivate Account/acct-2'" in caplog.text
+    assert blocked.recorded == []
+    assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
+
+
+async def test_the_hooks_of_an_entity(cluster: LiveCluster, caplog: pytest.LogCaptureFixture) -> None:
+    """Who activates it is to blame; nobody is for its end, however it came to that, and the entity is named."""
+    blocked = Blocked()
+
+    class Blocking(Actor):
+        async def on_activate(self) -> None:
+            blocked.look(3)
+
+        async def on_deactivate(self) -> None:
+            blocked.look(3)
+
+        @message
+        async def visit(self) -> None:
+            return
+
+    app = cluster.app()
+    blocking = cluster.actor(app, Blocking)
+    member = await cluster.start(app)
+    receipts = [await blocking.at(name).visit.send() for name in ("forgotten", "stopped")]
+    for receipt in receipts:
+        await receipt
+    await blocking.at("forgotten").forget()
+    await cluster.stop(member)
+    lines = [record.getMessage().splitlines()[0] for record in caplog.records]
+    assert [line.partition("seconds=1.6 ")[2] for line in lines if "loop.blocked" in line] == [
+        f"entity=Blocking/forgotten request={receipts[0].request_id} message=visit",
+        f"entity=Blocking/stopped request={receipts[1].request_id} message=visit",
+        "entity=Blocking/forgotten request=- message=- in on_deactivate",
+        "entity=Blocking/stopped request=- message=- in on_deactivate",
+    ]
+
+
+async def test_nothing_is_counted_where_an_instance_ends(caplog: pytest.LogCaptureFixture) -> None:
+    blocked = Blocked()
+    running.set(Address("Account", "acct-3"))
+    await asyncio.create_task(blocked.blocking_handler(14), name="passivate Account/acct-3")
+    assert "loop.blocked_too_long seconds=10.4 entity=Account/acct-3 request=- " in caplog.text
     assert blocked.recorded == []
     assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
 
