@@ -46,6 +46,16 @@ async def test_a_connection_that_ends_while_a_client_is_opened_is_named(
             await client.send(bank.note())
 
 
+async def test_timeouts_count_from_when_the_call_began(bank: Bank) -> None:
+    """Its client was not open yet."""
+    async with bank.app.open_client() as client:
+        began = asyncio.get_running_loop().time() - 60
+        for call in (client.send, client.ask):
+            for message in (bank.note(), bank.read()):
+                with pytest.raises(SendTimeout):
+                    await call(message, began=began)
+
+
 async def test_the_first_ask_is_not_overtaken_by_what_is_sent_next(bank: Bank, outbox: Outbox) -> None:
     account = bank.account("a")
     await account.deposit.send(1, reference="opened")

@@ -4,6 +4,8 @@ import weakref
 
 import pytest
 
+from entityq.client.client import Client
+from entityq.client.clients import Clients
 from entityq.errors import Accepted, PersistenceError, SendTimeout, UnsafeConfiguration
 from entityq.retry import RetryPolicy
 from tests.client.bank import Bank, Outbox, rows
@@ -37,13 +39,15 @@ async def test_who_gives_up_during_the_opening_does_not_take_it_from_others(
 
 
 async def test_a_failed_opening_is_tried_again(
-    empty_postgres_url: str, redis_url: str, namespace: str
+    empty_postgres_url: str, redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """By the next caller: what a person must change is told at once."""
     bank = Bank(namespace, empty_postgres_url, redis_url)
     for _ in range(2):
         with pytest.raises(UnsafeConfiguration, match="entityq migrate"):
             await bank.account("a").note.send("1")
     await bank.app.close()
+    assert "tried again" not in caplog.text
 
 
 def test_each_loop_has_its_own_and_leaves_nothing_behind(
@@ -114,24 +118,67 @@ async def test_a_call_waits_for_an_opening_no_longer_than_it_may_and_nothing_of_
     assert [b"patient" in row.envelope.payload for row in rows(outbox)] == [True]
 
 
-async def test_it_is_given_up_when_the_tries_are_used_up_or_the_app_is_closed(
+async def test_it_is_given_up_when_the_tries_are_used_up(
     postgres_url: str, redis_url: str, namespace: str, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shorten(monkeypatch, RetryPolicy(total=0.2))
     async with losing_proxy(postgres_url) as proxy:
         bank = Bank(namespace, proxy.url, redis_url)
-        proxy.lose(FACTS, then_refuse=True)
-        sending = asyncio.create_task(bank.account("a").note.send("1"), name="sending")
-        await asyncio.wait_for(proxy.lost.wait(), 5)
-        await bank.app.close()
-        with pytest.raises(PersistenceError, match="Postgres") as closed:
-            await sending
-        assert closed.value.accepted is Accepted.NO
-        monkeypatch.setattr("entityq.client.opening.POLICY", RetryPolicy(total=0.2))
-        monkeypatch.setattr("entityq.client.clients.POLICY", RetryPolicy(total=0.2))
-        with pytest.raises(PersistenceError, match="Cannot connect") as refused:
+        async with bank.app:
+            proxy.lose(FACTS, then_refuse=True)
+            with pytest.raises(PersistenceError, match="Cannot connect") as refused:
+                await bank.account("a").note.send("1")
+            assert refused.value.accepted is Accepted.NO
+            proxy.heal()
             await bank.account("a").note.send("2")
-        assert refused.value.accepted is Accepted.NO
-        proxy.heal()
-        await bank.account("a").note.send("3")
-        await bank.app.close()
     assert len(rows(outbox)) == 1
+
+
+async def test_it_is_given_up_when_the_app_is_closed(bank: Bank) -> None:
+    tries = 0
+    tried = asyncio.Event()
+
+    async def open_client() -> Client:
+        nonlocal tries
+        tries += 1
+        tried.set()
+        raise PersistenceError("Postgres is away")
+
+    settings = bank.app.settings
+    clients = Clients(open_client, lambda: settings)
+    sending = asyncio.create_task(clients.send(bank.note()), name="sending")
+    await tried.wait()
+    before = tries
+    await clients.close()
+    with pytest.raises(PersistenceError, match="is away"):
+        await sending
+    assert tries <= before + 1
+
+
+def shorten(monkeypatch: pytest.MonkeyPatch, policy: RetryPolicy) -> None:
+    monkeypatch.setattr("entityq.client.opening.POLICY", policy)
+    monkeypatch.setattr("entityq.client.clients.POLICY", policy)
+
+
+async def test_who_comes_while_others_try_has_tries_of_its_own_afterwards(
+    bank: Bank, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = RetryPolicy(total=0.6)
+    shorten(monkeypatch, policy)
+
+    async def open_client() -> Client:
+        if not first.done():
+            raise PersistenceError("Postgres is away")
+        return await Client.open(settings, servers, bank.app.definitions)
+
+    settings = bank.app.settings
+    clients = Clients(open_client, lambda: settings)
+    with bank.app.start_servers() as servers:
+        first = asyncio.create_task(clients.send(bank.note("first")), name="first")
+        await asyncio.wait([first], timeout=policy.total / 2)
+        second = asyncio.create_task(clients.send(bank.note("second")), name="second")
+        with pytest.raises(PersistenceError, match="is away"):
+            await first
+        await second
+        await clients.close()
+    assert [b"second" in row.envelope.payload for row in rows(outbox)] == [True]
