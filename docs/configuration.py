@@ -18,7 +18,7 @@ Every setting can be given in three places; the first that has it wins:
 The result is checked once, when it is first needed. A name that is no setting is refused, and so is a variable
 that begins with `ENTITYQ_` and is neither a setting nor an option of the command line.
 
-Durations are seconds, or have a unit: `250ms`, `5s`, `2m`, `1h`. Sizes are bytes, or have a unit: `64KiB`,
+Durations are seconds, or have a unit: `250ms`, `5s`, `2m`, `1h`, `7d`. Sizes are bytes, or have a unit: `64KiB`,
 `1MiB`. Lists are separated by commas, or are arrays in TOML.
 
 `postgres_url` and `redis_url` go together. With one of them alone, or with neither and without `embedded`,

@@ -17,6 +17,7 @@ from entityq.definition import EntityDefinition
 from entityq.entity import Entity
 from entityq.ports import Sender
 from entityq.registration import EntityOptions, TaskOptions, define_entity, define_task
+from entityq.retention import Duration
 from entityq.runner.opening import open_runner
 from entityq.runner.runner import Runner
 from entityq.serializer import Serializer
@@ -216,6 +217,8 @@ class EntityQ:
         primary_key: str | None = None,
         persisted: bool = True,
         timeout: float | None = None,
+        keep: Duration | None = None,
+        keep_keys: Duration | None = None,
     ) -> TaskDecorator: ...
 
     def task(
@@ -228,14 +231,18 @@ class EntityQ:
         primary_key: str | None = None,
         persisted: bool = True,
         timeout: float | None = None,
+        keep: Duration | None = None,
+        keep_keys: Duration | None = None,
     ) -> Task[..., Any, Any] | TaskDecorator:
         """Makes a function a task of this app. Raises TypeError for what cannot work.
 
         name: its name in addresses, by default the function's name.
         primary_key: the parameter that makes a call known: a repeat gets the first reply.
-        persisted, timeout: as for `@message`.
+        persisted, timeout, keep, keep_keys: as for `@message`.
         """
-        options = TaskOptions(name, shard_group, primary_key, persisted, timeout)
+        options = TaskOptions(
+            name, shard_group, primary_key, persisted, timeout, keep=keep, keep_keys=keep_keys
+        )
         decorator = TaskDecorator(partial(self._add_task, options))
         return decorator if function is None else self._add_task(options, function)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from entityq.errors import UnsafeConfiguration
+from entityq.retention import SHORTEST_KEEP
 from entityq.setting import Kind, choice, count, declared, duration, factor, flag, names, size, text, url
 
 PREFIX = "ENTITYQ_"
@@ -153,6 +154,18 @@ class Settings:
     max_reply: int = declared(MIB, size(1024, 16 * MIB), "The largest encoded reply.")
     max_pending: int = declared(
         1_000_000, count(), "Unanswered requests of a shard group, above which sends raise MailboxFull."
+    )
+    keep: float = declared(
+        7 * 86_400.0,
+        duration(SHORTEST_KEEP),
+        "How long replies, and requests without a primary key, are kept after the reply, where the message does "
+        "not say.",
+    )
+    keep_keys: float = declared(
+        30 * 86_400.0,
+        duration(SHORTEST_KEEP),
+        "How long primary keys are kept after the reply, where the message does not say: a repeat gets "
+        "ReplyExpired when the reply itself has gone.",
     )
     max_resident: int = declared(10_000, count(), "Entities that a runner keeps in memory.")
     max_turns: int = declared(1_000, count(), "Turns that a runner works on at once.")

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from entityq.address import Address
+from entityq.retention import AS_SETTINGS_SAY, Retention
 from entityq.schema import UNREAD, PayloadSchema, StateSchema, ValueSchema
 
 # System messages begin with "$", so that no user's message can have their name.
@@ -44,6 +45,7 @@ class MessageDefinition:
     concurrent: bool = False
     timeout: float | None = None
     primary_key: str | None = None
+    retention: Retention = AS_SETTINGS_SAY
 
     @property
     def changes_state(self) -> bool:

@@ -10,6 +10,7 @@ from entityq.context import TurnContext, current_turn, sender_for
 from entityq.definition import FORGET, EntityDefinition, Role, place
 from entityq.message import BoundMessage
 from entityq.ports import Home
+from entityq.retention import Duration
 from entityq.status import EntityStatus
 
 P = ParamSpec("P")
@@ -115,12 +116,14 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class MessageOptions:
-    """As given to `@message`; `timeout` is in seconds, `primary_key` names a parameter."""
+    """As given to `@message`; durations are in seconds, `primary_key` names a parameter."""
 
     primary_key: str | None = None
     persisted: bool = True
     concurrent: bool = False
     timeout: float | None = None
+    keep: Duration | None = None
+    keep_keys: Duration | None = None
     name: str | None = None
 
 
@@ -181,6 +184,8 @@ def message(
     persisted: bool = True,
     concurrent: bool = False,
     timeout: float | None = None,
+    keep: Duration | None = None,
+    keep_keys: Duration | None = None,
     name: str | None = None,
 ) -> MessageDecorator: ...
 
@@ -193,6 +198,8 @@ def message(
     persisted: bool = True,
     concurrent: bool = False,
     timeout: float | None = None,
+    keep: Duration | None = None,
+    keep_keys: Duration | None = None,
     name: str | None = None,
 ) -> Message[..., Any] | MessageDecorator:
     """Makes a method of an entity a message. An `async def` runs in the event loop, a `def` in a thread.
@@ -201,9 +208,13 @@ def message(
     persisted: False sends it through Redis only, for reads and hints; it may be lost, and changes no state.
     concurrent: it runs beside other turns, on a read-only copy of the last committed state.
     timeout: how long callers wait for the reply, in seconds; by default what the settings say.
+    keep: how long its replies are kept, in seconds or as a timedelta; by default what the settings say.
+    keep_keys: how long its primary keys are kept, also from the reply on: a repeat gets ReplyExpired then.
     name: how it is called on the wire, by default the method's name.
     """
-    options = MessageOptions(primary_key, persisted, concurrent, timeout, name)
+    options = MessageOptions(
+        primary_key, persisted, concurrent, timeout, name, keep=keep, keep_keys=keep_keys
+    )
     return MessageDecorator(options) if handler is None else Message(handler, options)
 
 

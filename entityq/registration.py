@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from entityq.definition import FORGET, EntityDefinition, MessageDefinition
 from entityq.entity import Entity, Field, Message, MessageOptions
+from entityq.retention import Duration, Retention, read_retention
 from entityq.schema import PayloadSchema, StateSchema, ValueSchema, public_annotations
 from entityq.signature import read_signature
 from entityq.upcast import Upcaster, chain
@@ -36,13 +37,15 @@ class EntityOptions:
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """As given to `@app.task`; `timeout` is in seconds, `primary_key` names a parameter."""
+    """As given to `@app.task`; durations are in seconds, `primary_key` names a parameter."""
 
     name: str | None = None
     shard_group: str = "default"
     primary_key: str | None = None
     persisted: bool = True
     timeout: float | None = None
+    keep: Duration | None = None
+    keep_keys: Duration | None = None
 
 
 class TaskActivation(Entity):
@@ -80,7 +83,13 @@ def define_task(function: Callable[..., Any], options: TaskOptions) -> EntityDef
     if not inspect.isfunction(function):
         raise TypeError(f"@app.task is for functions: {function!r} is not one")
     name = _require_name(function.__name__ if options.name is None else options.name, "a task")
-    run = MessageOptions(options.primary_key, options.persisted, timeout=options.timeout)
+    run = MessageOptions(
+        options.primary_key,
+        options.persisted,
+        timeout=options.timeout,
+        keep=options.keep,
+        keep_keys=options.keep_keys,
+    )
     message = _message_definition(name, TASK_MESSAGE, function, run, method=False)
     return EntityDefinition(
         type=name,
@@ -167,7 +176,14 @@ def _message_definition(
         concurrent=options.concurrent,
         timeout=options.timeout,
         primary_key=options.primary_key,
+        retention=_retention(what, options),
     )
+
+
+def _retention(what: str, options: MessageOptions) -> Retention:
+    if not options.persisted and (options.keep, options.keep_keys) != (None, None):
+        raise TypeError(f"{what}: nothing of a volatile message is kept")
+    return read_retention(what, options.keep, options.keep_keys)
 
 
 def _without_activation(function: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:

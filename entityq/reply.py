@@ -14,6 +14,9 @@ from entityq.errors import MalformedMessage
 VERSION = 1
 _START = b"\x94\x01"
 
+# What is stored in place of a reply that is no longer kept. Frozen: no encoded reply is empty.
+EXPIRED = b""
+
 # The highest value that settings allow for max_reply, and the rest of the array.
 MAX_BYTES = 16 * 1024**2 + 1024
 _WHAT = "The reply"

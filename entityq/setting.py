@@ -12,8 +12,8 @@ from typing import Any, cast
 
 Parse = Callable[[object], object]
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, None: 1.0}
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)?")
 _BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, None: 1}
 _FLAGS = {
@@ -81,18 +81,24 @@ def factor() -> Kind:
 
 
 def duration(minimum: float) -> Kind:
-    """Seconds as a number, or text with a unit: 250ms, 5s, 2m, 1h."""
+    """Seconds as a number, or text with a unit: 250ms, 5s, 2m, 1h, 7d."""
 
     def parse(value: object) -> float:
         match = _DURATION.fullmatch(str(value).strip())
         if match is None or isinstance(value, bool):
-            raise ValueError("must be a duration: seconds, or a number with ms, s, m or h")
+            raise ValueError("must be a duration: seconds, or a number with ms, s, m, h or d")
         seconds = float(match[1]) * _SECONDS[cast("str | None", match[2])]
         if seconds < minimum:
             raise ValueError(f"must be at least {minimum:g} s")
         return seconds
 
-    return Kind(f"duration, at least {minimum:g} s", parse, lambda value: f"{value:g} s")
+    return Kind(f"duration, at least {minimum:g} s", parse, _show_duration)
+
+
+def _show_duration(value: object) -> str:
+    seconds = cast("float", value)
+    days = seconds / _SECONDS["d"]
+    return f"{days:g} d" if seconds and days == int(days) else f"{seconds:g} s"
 
 
 def size(minimum: int, maximum: int) -> Kind:

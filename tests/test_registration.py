@@ -1,6 +1,8 @@
 """What @app.entity, @message and @app.task refuse, with a sentence that says what to change."""
 
+import math
 from collections.abc import Callable
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,6 +87,13 @@ def decorated(**options: Any) -> Message[..., Any]:
             "'two words' cannot be the name of a message of Account",
         ),
         (with_attributes(a=decorated(timeout=0)), r"Account\.take: timeout must be above 0"),
+        (with_attributes(a=decorated(keep=59)), r"Account\.take: keep must be at least 60 seconds, not 59"),
+        (with_attributes(a=decorated(keep=math.inf)), r"Account\.take: keep must be at least 60 seconds"),
+        (
+            with_attributes(a=decorated(keep_keys=timedelta(0))),
+            r"take: keep_keys must be at least 60 seconds",
+        ),
+        (with_attributes(a=decorated(keep=60, persisted=False)), "nothing of a volatile message is kept"),
         (
             with_attributes(a=decorated(primary_key="reference")),
             "primary_key names reference, which is no param",

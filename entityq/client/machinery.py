@@ -245,7 +245,7 @@ class Machinery:
     async def _load_facts(self) -> Facts:
         return await self.reads.run(lambda connection: load_facts(connection, self._settings.namespace))
 
-    async def _read_replies(self, request_ids: Sequence[int]) -> dict[int, bytes]:
+    async def _read_replies(self, request_ids: Sequence[int]) -> dict[int, bytes | None]:
         return await self.reads.run(lambda connection: read_replies(connection, request_ids))
 
     async def _check_redis(self, redis: Redis) -> None:

@@ -11,11 +11,11 @@ from entityq.client.send import Acceptance
 from entityq.client.silence import explain_silence
 from entityq.client.waiter import Waiter, Waiting
 from entityq.codec import Limits
-from entityq.errors import PersistenceError
+from entityq.errors import Accepted, PersistenceError, ReplyExpired
 from entityq.postgres.membership import Member, live_runners
 from entityq.postgres.session import ConnectionLost, Session
 from entityq.replies import result_of
-from entityq.reply import decode_reply
+from entityq.reply import EXPIRED, decode_reply
 
 # Seconds, after a caller's own timeout.
 DIAGNOSIS_DEADLINE = 1.0
@@ -58,6 +58,13 @@ class ReplyReader:
         return self.result(call, waiting.request_id, encoded)
 
     def result(self, call: Call, request_id: int, encoded: bytes) -> Any:
+        if encoded == EXPIRED:
+            raise ReplyExpired(
+                f"The reply of {call.address} to {call.message.name} is no longer kept",
+                accepted=Accepted.YES,
+                request_id=request_id,
+                advice="Wait for replies within the time that they are kept (keep).",
+            )
         return result_of(decode_reply(request_id, encoded), call.message, self._limits)
 
     async def _live_runners(self) -> tuple[Member, ...] | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from entityq.client.send import Acceptance, Send
-from entityq.errors import Accepted, EntityQError, PersistenceError, PrimaryKeyConflict
+from entityq.errors import Accepted, EntityQError, PersistenceError, PrimaryKeyConflict, ReplyExpired
 from entityq.postgres.outbox import Known, NewRequest, Stored
 
 
@@ -44,7 +44,7 @@ def judge(send: Send, known: KnownRequests) -> Acceptance | EntityQError | Again
     return Again.VANISHED if first is None else repeat(send, first)
 
 
-def repeat(send: Send, first: Known) -> Acceptance | PrimaryKeyConflict:
+def repeat(send: Send, first: Known) -> Acceptance | PrimaryKeyConflict | ReplyExpired:
     """Of a send whose primary key is known: `first` has it."""
     request = send.request
     if first.payload_hash != request.payload_hash:
@@ -53,6 +53,13 @@ def repeat(send: Send, first: Known) -> Acceptance | PrimaryKeyConflict:
             "and another payload before",
             request_id=first.request_id,
             advice="Repeat it with the payload of the first request, or use another key.",
+        )
+    if first.expired:
+        return ReplyExpired(
+            f"{request.address} has answered {request.message} with primary key {send.call.primary_key!r}, and the "
+            "reply is no longer kept",
+            request_id=first.request_id,
+            advice="It was applied: do not send it again under another key.",
         )
     return Acceptance(first.request_id, None, duplicate=True, reply=first.reply)
 

@@ -11,23 +11,28 @@ from entityq.client.read_schedule import ReadSchedule
 from entityq.errors import Accepted, EntityQError, PayloadTooLarge, PersistenceError
 from entityq.postgres.session import ConnectionLost
 from entityq.redis.replies import MAX_INLINE, Pair
+from entityq.reply import EXPIRED
 
 # Seconds: reads that fall due within it go together. And how many replies one of them asks for.
 TICK = 0.02
 PAGE = 1_000
 
-ReadReplies = Callable[[Sequence[int]], Awaitable[Mapping[int, bytes]]]
+ReadReplies = Callable[[Sequence[int]], Awaitable[Mapping[int, bytes | None]]]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """`reply` becomes the encoded reply. A volatile request has only the channel."""
+    """`reply` becomes the encoded reply. A volatile request has only the channel.
+
+    `accepted`: the outbox had it when the wait began, so if it has it no more, it has been removed.
+    """
 
     request_id: int
     reply: asyncio.Future[bytes]
     persisted: bool
+    accepted: bool = False
 
 
 class Waiter:
@@ -47,8 +52,8 @@ class Waiter:
         return len(self._waiting)
 
     def expect(self, request_id: int, *, persisted: bool = True, at_once: bool = False) -> Waiting:
-        """Before the request is published; `at_once` when it may have been answered already."""
-        waiting = Waiting(request_id, self._loop.create_future(), persisted)
+        """Before the request is published; `at_once` when it was accepted before, and may have been answered."""
+        waiting = Waiting(request_id, self._loop.create_future(), persisted, accepted=at_once)
         if self._closed:
             waiting.reply.set_exception(_closed(waiting))
             return waiting
@@ -127,8 +132,15 @@ class Waiter:
             self._failing = True
             return
         self._failing = False
-        for request_id, reply in replies.items():
-            self._deliver(request_id, reply)
+        for request_id in request_ids:
+            reply = replies.get(request_id)
+            if reply is not None:
+                self._deliver(request_id, reply)
+            elif request_id not in replies and self._all_accepted(request_id):
+                self._deliver(request_id, EXPIRED)
+
+    def _all_accepted(self, request_id: int) -> bool:
+        return all(waiting.accepted for waiting in self._waiting.get(request_id, ()))
 
     def _deliver(self, request_id: int, reply: bytes) -> None:
         for waiting in self._waiting.pop(request_id, ()):

@@ -9,6 +9,7 @@ from typing import Any
 from entityq.address import Address, entity_hash, signed64
 from entityq.postgres.connect import Connection
 from entityq.postgres.queries import load
+from entityq.reply import EXPIRED
 
 _SQL = load("outbox.sql")
 _INSERT_REQUESTS, _READ_CONFLICTS = _SQL["insert_requests"], _SQL["read_conflicts"]
@@ -58,6 +59,11 @@ class Known:
     payload_hash: bytes
     reply: bytes | None
 
+
+    @property
+    def expired(self) -> bool:
+        """Whether it was answered, and only its key is kept."""
+        return self.reply == EXPIRED
 
 @dataclass(frozen=True, slots=True)
 class StoredStatus:
@@ -117,10 +123,10 @@ async def closed_groups(
     return dict(await cursor.fetchall())
 
 
-async def read_replies(connection: Connection, request_ids: Sequence[int]) -> dict[int, bytes]:
-    """The replies that there are, by request id."""
+async def read_replies(connection: Connection, request_ids: Sequence[int]) -> dict[int, bytes | None]:
+    """By request id: None is unanswered; what the outbox does not have is not in it."""
     cursor = await connection.execute(_READ_REPLIES, {"request_ids": list(request_ids)})
-    return {request_id: reply for request_id, reply in await cursor.fetchall() if reply is not None}
+    return dict(await cursor.fetchall())
 
 
 async def read_status(connection: Connection, namespace: str, address: Address) -> StoredStatus:

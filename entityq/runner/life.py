@@ -34,6 +34,7 @@ from entityq.runner.ping_check import PingAnswers
 from entityq.runner.places import Places
 from entityq.runner.prefetch import Prefetch
 from entityq.runner.reader import Reader
+from entityq.runner.purger import Purger
 from entityq.runner.request import Request
 from entityq.runner.residents import Residents
 from entityq.runner.resources import Resources
@@ -279,6 +280,7 @@ class Life:
         await self._keeper.drain()
         await self._announcer.drain(DRAIN_DEADLINE)
         self._over.set()
+                start(Purger(resources.retention, self.shards, resources.current_facts).run(), "purger")
 
     def _may_answer(self) -> bool:
         """Whether no other runner can have the shards: a reply that no commit has checked may be sent."""

@@ -20,6 +20,7 @@ from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.facts import Facts, load_facts, register_types
 from entityq.postgres.health import RunnerHealth
 from entityq.postgres.migrate import require_schema
+from entityq.postgres.retention import Retention, declare
 from entityq.postgres.safety import check_rights, check_same_database, check_server, refuse_pooler
 from entityq.redis import safety as redis_safety
 from entityq.redis.breaker import Breaker
@@ -93,6 +94,7 @@ async def open_runner(
             control=control,
             new_health_check=new_health_check,
             health=RunnerHealth(pool),
+            retention=Retention(pool, settings.namespace, keep=settings.keep, keep_keys=settings.keep_keys),
             threads=threads,
             loop_limit=loop_limit,
         )
@@ -144,4 +146,8 @@ async def check_postgres(
         await check_same_database(connection, lease)
         await warn_when_short(connection, settings.pool_size)
         types = {definition.type: definition.shard_group for definition in definitions.values()}
-        return await register_types(connection, settings.namespace, types)
+        facts = await register_types(connection, settings.namespace, types)
+        await declare(
+            connection, settings.namespace, definitions, keep=settings.keep, keep_keys=settings.keep_keys
+        )
+        return facts

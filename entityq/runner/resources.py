@@ -11,6 +11,7 @@ from entityq.definition import EntityDefinition
 from entityq.postgres.backlog import Backlog
 from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.health import RunnerHealth
+from entityq.postgres.retention import Retention
 from entityq.redis.breaker import Breaker
 from entityq.redis.control import ControlChannel
 from entityq.redis.keys import Keys
@@ -43,6 +44,7 @@ class Resources:
     control: ControlChannel
     new_health_check: NewHealthCheck
     health: RunnerHealth
+    retention: Retention
     threads: Executor
     # Seconds for which the event loop may stand still before the process ends.
     loop_limit: float

@@ -4,7 +4,7 @@ import pytest
 
 from entityq.client.send import Acceptance, Send
 from entityq.client.settlement import Again, index, judge
-from entityq.errors import PrimaryKeyConflict
+from entityq.errors import Accepted, PrimaryKeyConflict, ReplyExpired
 from entityq.postgres.outbox import Known, NewRequest, Stored
 from tests.client.bank import Bank
 
@@ -29,6 +29,14 @@ def test_a_known_key_with_another_payload_is_refused() -> None:
     refused = judge(send(), index([replace(FIRST, payload_hash=b"other")]))
     assert isinstance(refused, PrimaryKeyConflict)
     assert refused.request_id == 5
+
+
+def test_a_known_key_whose_reply_is_no_longer_kept() -> None:
+    expired = judge(send(), index([replace(FIRST, reply=b"")]))
+    assert isinstance(expired, ReplyExpired)
+    assert (expired.request_id, expired.accepted) == (5, Accepted.NO)
+    refused = judge(send(), index([replace(FIRST, reply=b"", payload_hash=b"other")]))
+    assert isinstance(refused, PrimaryKeyConflict)
 
 
 def test_a_lost_send_recognizes_itself() -> None:

@@ -5,23 +5,28 @@ import pytest
 
 from entityq.client.waiter import Waiter
 from entityq.errors import Accepted, EntityQError, PayloadTooLarge, PersistenceError
+from entityq.reply import EXPIRED
+from tests.support.waiting import eventually_async
 
 
 class Outbox:
-    """Replies that can be read, and the reads."""
+    """Replies that can be read, and the reads; what is `gone` is not in it at all."""
 
     def __init__(self) -> None:
         self.replies: dict[int, bytes] = {}
+        self.gone: set[int] = set()
         self.reads: list[set[int]] = []
         self.failures = 0
 
-    async def read(self, request_ids: Sequence[int]) -> Mapping[int, bytes]:
+    async def read(self, request_ids: Sequence[int]) -> Mapping[int, bytes | None]:
         self.reads.append(set(request_ids))
         if self.failures:
             self.failures -= 1
             raise PersistenceError("down")
         return {
-            request_id: self.replies[request_id] for request_id in request_ids if request_id in self.replies
+            request_id: self.replies.get(request_id)
+            for request_id in request_ids
+            if request_id not in self.gone
         }
 
 
@@ -115,3 +120,23 @@ async def test_closing_tells_who_waits_and_who_comes_later(waiter: Waiter) -> No
         with pytest.raises(EntityQError, match="is closed") as refused:
             await each.reply
         assert refused.value.accepted is accepted
+
+
+async def test_what_was_accepted_and_is_gone_is_not_waited_for(waiter: Waiter, outbox: Outbox) -> None:
+    outbox.gone = {1}
+    waiting = waiter.expect(1, at_once=True)
+    assert await waiting.reply == EXPIRED
+
+
+async def test_what_may_not_be_accepted_yet_is_waited_for(waiter: Waiter, outbox: Outbox) -> None:
+    outbox.gone = {1}
+    early, late = waiter.expect(1), waiter.expect(1, at_once=True)
+
+    async def read_twice() -> bool:
+        return len(outbox.reads) >= 2
+
+    await eventually_async(read_twice)
+    assert not early.reply.done()
+    assert not late.reply.done()
+    outbox.gone, outbox.replies = set(), {1: b"one"}
+    assert await early.reply == b"one"
