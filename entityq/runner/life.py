@@ -264,6 +264,7 @@ class Life:
                 start(self._keeper.run(), "lease keeper")
                 start(PingAnswers(resources.control, me).run(), "ping answers")
                 start(self._new_health().run(), "health")
+                start(Purger(resources.retention, self.shards, resources.current_facts).run(), "purger")
                 try:
                     await self._over.wait()
                 finally:
@@ -280,7 +281,6 @@ class Life:
         await self._keeper.drain()
         await self._announcer.drain(DRAIN_DEADLINE)
         self._over.set()
-                start(Purger(resources.retention, self.shards, resources.current_facts).run(), "purger")
 
     def _may_answer(self) -> bool:
         """Whether no other runner can have the shards: a reply that no commit has checked may be sent."""
