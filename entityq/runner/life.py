@@ -252,6 +252,7 @@ class Life:
             async with self._tasks:
                 start(listener.run(), "listener")
                 start(self._tell_of_ends(), "death notices")
+                start(self._hear_of_joins(), "joins of others")
                 start(self._reader.run(), "reader")
                 start(self._commits.run(), "committer")
                 start(self._announcer.run(), "announcer")
@@ -297,6 +298,18 @@ class Life:
 
     def not_a_member(self, reason: str) -> None:
         self._session.end(reason)
+
+    async def _hear_of_joins(self) -> None:
+        """One that ends before the heart has read it would be found out by polling."""
+
+        def hear(message: ControlMessage) -> None:
+            incarnation = message.fields.get("incarnation")
+            # Comes from outside, and can be anything.
+            if message.kind == "joined" and isinstance(incarnation, int) and 0 < incarnation < 1 << 63:
+                self._heart.joined(incarnation)
+
+        with self._resources.control.listening(hear):
+            await asyncio.Event().wait()
 
     async def _tell_of_ends(self) -> None:
         """So that all others look at once; one that misses it finds out by polling."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import AsyncGenerator, Generator
@@ -117,6 +119,20 @@ async def test_who_leaves_in_order_has_not_died(hearts: Hearts, caplog: pytest.L
     assert "runner.died" not in caplog.text
 
 
+async def test_who_joined_and_ended_before_it_was_read_is_told_of(hearts: Hearts) -> None:
+    gate = threading.Event()
+
+    async def wait() -> None:
+        await asyncio.to_thread(gate.wait)
+
+    a = await hearts.start("a", each_cycle=wait)
+    b = await hearts.silent("b")
+    a.heart.joined(b.incarnation)
+    b.end("killed")
+    gate.set()
+    await until(lambda: a.heard.ended == [b.incarnation], "the death notice")
+
+
 async def test_who_joins_is_noticed(hearts: Hearts) -> None:
     a = await hearts.start("a")
     await hearts.beats(a.session)
@@ -160,6 +176,23 @@ async def test_of_several_observers_one_evicts(hearts: Hearts, caplog: pytest.Lo
     await hearts.acquainted(*among)
     assert len([record for record in caplog.records if "runner.evicted" in record.message]) == 1
     assert all(one.alive for one in among)
+
+
+async def test_a_backend_that_does_not_end_is_told_of_once(
+    hearts: Hearts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once in a while, and not with every beat."""
+    a = await hearts.start("a")
+    silent = await hearts.silent()
+    os.kill(silent.backend.pid, signal.SIGSTOP)
+    try:
+        await until(lambda: "its backend has not ended yet" in caplog.text, "the log")
+        await hearts.beats(a.session, 5)
+    finally:
+        os.kill(silent.backend.pid, signal.SIGCONT)
+    await ended(silent)
+    await until(lambda: a.heard.ended == [silent.incarnation], "the notice that wakes the others")
+    assert caplog.text.count("runner.evicted") == 1
 
 
 async def test_a_draining_runner_that_is_silent_is_evicted(hearts: Hearts) -> None:
