@@ -122,9 +122,9 @@ class MessageOptions:
     persisted: bool = True
     concurrent: bool = False
     timeout: float | None = None
+    name: str | None = None
     keep: Duration | None = None
     keep_keys: Duration | None = None
-    name: str | None = None
 
 
 class Message(Generic[P, R]):
@@ -184,9 +184,9 @@ def message(
     persisted: bool = True,
     concurrent: bool = False,
     timeout: float | None = None,
+    name: str | None = None,
     keep: Duration | None = None,
     keep_keys: Duration | None = None,
-    name: str | None = None,
 ) -> MessageDecorator: ...
 
 
@@ -198,9 +198,9 @@ def message(
     persisted: bool = True,
     concurrent: bool = False,
     timeout: float | None = None,
+    name: str | None = None,
     keep: Duration | None = None,
     keep_keys: Duration | None = None,
-    name: str | None = None,
 ) -> Message[..., Any] | MessageDecorator:
     """Makes a method of an entity a message. An `async def` runs in the event loop, a `def` in a thread.
 
@@ -208,9 +208,9 @@ def message(
     persisted: False sends it through Redis only, for reads and hints; it may be lost, and changes no state.
     concurrent: it runs beside other turns, on a read-only copy of the last committed state.
     timeout: how long callers wait for the reply, in seconds; by default what the settings say.
+    name: how it is called on the wire, by default the method's name.
     keep: how long its replies are kept, in seconds or as a timedelta; by default what the settings say.
     keep_keys: how long its primary keys are kept, also from the reply on: a repeat gets ReplyExpired then.
-    name: how it is called on the wire, by default the method's name.
     """
     options = MessageOptions(
         primary_key, persisted, concurrent, timeout, name, keep=keep, keep_keys=keep_keys

@@ -59,11 +59,11 @@ class Known:
     payload_hash: bytes
     reply: bytes | None
 
-
     @property
     def expired(self) -> bool:
         """Whether it was answered, and only its key is kept."""
         return self.reply == EXPIRED
+
 
 @dataclass(frozen=True, slots=True)
 class StoredStatus:

@@ -33,8 +33,8 @@ from entityq.runner.passivation import Passivation
 from entityq.runner.ping_check import PingAnswers
 from entityq.runner.places import Places
 from entityq.runner.prefetch import Prefetch
-from entityq.runner.reader import Reader
 from entityq.runner.purger import Purger
+from entityq.runner.reader import Reader
 from entityq.runner.request import Request
 from entityq.runner.residents import Residents
 from entityq.runner.resources import Resources
