@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from entityq.errors import UnsafeConfiguration
 from entityq.outage import Outage
 from entityq.redis.consumer import GroupMissing, ReadSize, StreamEntry, StreamGroups, StreamReader
-from entityq.runner.connected import Connected
+from entityq.runner.availability import Availability
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.shard_table import ShardTable
 
@@ -61,7 +61,7 @@ class Reader:
         self._prefetch = prefetch
         self._block = min(block, LONGEST_BLOCK)
         self._size = ReadSize()
-        self.connected = Connected()
+        self.connected = Availability()
         self._outage = outage
         self._refused = Outage(
             "redis.refused", "redis.accepted", "reading from the outbox until it works", level=logging.ERROR

@@ -7,7 +7,7 @@ from psycopg import Error as PostgresError
 
 from entityq.outage import Outage
 from entityq.postgres.backlog import Backlog, SweptRow
-from entityq.runner.connected import Connected
+from entityq.runner.availability import Availability
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.shard_table import ShardTable
@@ -32,7 +32,7 @@ class Sweeper:
         shards: ShardTable,
         deferrals: Deferrals,
         *,
-        redis_up: Connected,
+        redis_up: Availability,
         interval: float,
     ) -> None:
         self._backlog = backlog

@@ -1,9 +1,9 @@
-"""Whether the streams are read, for those who do their work instead while they are not."""
+"""Whether the streams can be read, for those who do their work instead while they cannot."""
 
 import asyncio
 
 
-class Connected(asyncio.Event):
+class Availability(asyncio.Event):
     """An event that can also be waited for to be cleared."""
 
     def __init__(self) -> None:
