@@ -1,6 +1,8 @@
 """Moving the rows of shard groups to other shards, batch by batch; what is moved already is passed over.
 
-Nobody else may write these rows: their groups are closed, and nobody holds their shards (see reshard).
+Nobody else may write these rows: their groups are closed, and nobody holds their shards (see reshard). Both the
+lock that keeps a second run out and these statements are of one session, never pooled: a run that was overtaken
+has none left to move rows with.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -5,12 +5,15 @@ from collections import Counter
 from collections.abc import Awaitable
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from entityq import PersistenceError, SendTimeout
 from entityq.address import Shard, entity_hash, lock_class, shard_number
 from entityq.entry import pack_order
 from entityq.errors import Accepted, EntityQError
+from entityq.postgres.facts import facts_channel
 from entityq.postgres.overview import Change
 from tests.promises.cluster import Cluster
 from tests.promises.journals import Journal
@@ -194,6 +197,49 @@ async def test_who_waits_for_a_closed_group_fails_in_time_and_is_told(cluster: C
     cluster.sql.execute("UPDATE entityq.shard_group SET open = true")
     await journal.append.send("1")
     assert cluster.pending == 2
+
+
+async def test_closing_opening_and_undoing_are_told(cluster: Cluster) -> None:
+    """Runners wait for the word: unasked, they look every ten seconds."""
+    await cluster.client()
+    class_ = lock_class(SCHEMA, cluster.settings.namespace, "shard", "default")
+    with connected(cluster.servers.postgres_url) as listener:
+        listener.execute(SQL("LISTEN {}").format(Identifier(facts_channel(cluster.settings.namespace))))
+
+        def told() -> int:
+            return len(list(listener.notifies(timeout=0.1)))
+
+        await reshard(cluster.settings, Change("default", 5))
+        assert told() == 2
+        listener.execute("SELECT pg_advisory_lock(%s::integer, 3)", [class_])
+        with pytest.raises(EntityQError, match="Shards are still held"):
+            await reshard(cluster.settings, Change("default", 7), wait=0.1)
+        assert told() == 2
+
+
+async def test_one_that_was_overtaken_by_another_run_changes_nothing_more(cluster: Cluster) -> None:
+    """The lock against a second run and the statements that move rows are of one session, and end together."""
+    sender = await cluster.client()
+    journal = sender.at(Journal, "journal")
+    await journal.append.send("first")
+    class_ = lock_class(SCHEMA, cluster.settings.namespace, "reshard", "")
+
+    async def overtaken() -> None:
+        cluster.sql.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 0"
+            " AND classid = (%s::bigint)::oid",
+            [class_ & 0xFFFF_FFFF],
+        )
+        await reshard(cluster.settings, Change("default", 5))
+        await journal.append.send("second")
+
+    with pytest.raises(psycopg.OperationalError):
+        await reshard(cluster.settings, Change("default", 5), before_open=overtaken)
+    assert open_groups(cluster) == {True: 1}
+    assert len(epochs(cluster)) == 5
+    runner = await cluster.start()
+    await cluster.serving(runner, shards=5)
+    assert await journal.append("third") == 3
 
 
 async def test_the_client_publishes_to_the_new_shards_stream(cluster: Cluster) -> None:

@@ -251,6 +251,18 @@ async def test_a_shard_whose_lock_is_still_held_is_tried_again_soon(runners: Run
     await a.owner.until(lambda: a.shards == all_shards(runners))
 
 
+async def test_after_a_change_the_next_look_comes_sooner_than_the_poll(runners: Runners) -> None:
+    """Who joined can have died before any heart had seen it: then nobody tells of its end."""
+    a = await runners.start(poll=8.0, listening=False)
+    everything = all_shards(runners)
+    await a.owner.until(lambda: a.shards == everything)
+    b = await runners.cluster.session()
+    a.keeper.nudge()
+    await a.owner.until(lambda: len(a.owner.releases) > 0)
+    b.end("the test ends it")
+    await a.owner.until(lambda: a.shards == everything, 6.0)
+
+
 async def test_what_outlives_the_termination_time_is_abandoned(runners: Runners) -> None:
     a = await runners.start(termination_time=0.1)
     await shared_out(runners, a)
