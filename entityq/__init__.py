@@ -23,6 +23,8 @@ from entityq.errors import (
 )
 from entityq.failure import Failure, UnknownFailure
 from entityq.receipt import Receipt
+from entityq.request import Request
+from entityq.sent import Sent
 from entityq.status import EntityStatus
 from entityq.upcast import Upcaster, upcast
 
@@ -44,9 +46,11 @@ __all__ = [
     "PrimaryKeyConflict",
     "Receipt",
     "ReplyExpired",
+    "Request",
     "RunnerNotRegistered",
     "RunnerUnavailable",
     "SendTimeout",
+    "Sent",
     "TurnContext",
     "UnknownFailure",
     "UnsafeConfiguration",

@@ -2,24 +2,29 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from entityq.address import Address
+from entityq.call import Call
 from entityq.client.client import Client
 from entityq.client.clients import Clients
 from entityq.codec import Limits
 from entityq.config import Servers, Settings
+from entityq.context import sender_for
 from entityq.definition import EntityDefinition
 from entityq.entity import Entity
 from entityq.ports import Sender
+from entityq.receipt import Receipt
 from entityq.registration import EntityOptions, TaskOptions, define_entity, define_task
+from entityq.request import Request, calls_of
 from entityq.retention import Duration
 from entityq.runner.opening import open_runner
 from entityq.runner.runner import Runner
+from entityq.sent import Sent
 from entityq.serializer import Serializer
 from entityq.servers import AppServers
 from entityq.snowflake import Snowflakes, client_machine
@@ -61,6 +66,29 @@ class EntityQ:
     def new_id(self) -> int:
         """A new request id: unique in the cluster, roughly in the order of time."""
         return self._snowflakes.new()
+
+    # ----- batches
+
+    async def send_many(self, requests: Iterable[Request[R]]) -> list[Sent[R]]:
+        """Many in one transaction, in their order; in a turn, in the turn's. One outcome for each, in order.
+
+            await app.send_many([account.deposit.request(10, reference="r-1"), add.request(2, 3)])
+
+        A primary key that is known, also from earlier in the batch, is that one's outcome. Raises MalformedMessage
+        for a volatile message, PayloadTooLarge above 10,000 requests or 32 MiB, MailboxFull, PersistenceError,
+        SendTimeout: then none of them is accepted, or it is unknown, as the error says.
+        """
+        outcomes = await sender_for(self).send_many(calls_of(self, requests))
+        return [Sent(outcome) for outcome in outcomes]
+
+    def delay_many(self, requests: Iterable[Request[R]]) -> list[Sent[R]]:
+        """`send_many` from sync code."""
+        outcomes = sender_for(self).blocking().send_many(calls_of(self, requests))
+        return [Sent(outcome) for outcome in outcomes]
+
+    def receipt(self, call: Call, request_id: int, *, duplicate: bool) -> Receipt[Any]:
+        """Of a request that the caller's own transaction stores; used by entityq.integrations."""
+        return self._clients.receipt(call, request_id, duplicate=duplicate)
 
     # ----- servers, clients and runners
 

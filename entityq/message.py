@@ -1,4 +1,4 @@
-"""A message that is ready to be sent: the four ways of sending it, typed by the handler's signature."""
+"""A message that is ready to be sent: the ways of sending it, typed by the handler's signature."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,6 +11,7 @@ from entityq.definition import EntityDefinition, MessageDefinition
 from entityq.errors import MalformedMessage
 from entityq.ports import Home
 from entityq.receipt import Receipt
+from entityq.request import Request
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,6 +58,10 @@ class BoundMessage(Generic[P, R]):
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> Receipt[R]:
         """Sends, from sync code."""
         return sender_for(self._home).blocking().send(self._new_call(args, kwargs))
+
+    def request(self, *args: P.args, **kwargs: P.kwargs) -> Request[R]:
+        """Not sent yet: for `app.send_many`, and for a transaction of the caller's own (entityq.integrations)."""
+        return Request(self._new_call(args, kwargs), self._home)
 
     def options(
         self,

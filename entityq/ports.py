@@ -1,20 +1,27 @@
 """What handles, messages and turns need of those who carry and keep things."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from entityq.address import Address
 from entityq.call import Call
 from entityq.config import Settings
+from entityq.errors import EntityQError
 from entityq.receipt import Receipt
 from entityq.serializer import Serializer
 from entityq.status import EntityStatus
 from entityq.stored_state import StoredState
+
+# Of one request of a batch: the error is that of a known primary key.
+BatchOutcome = Receipt[Any] | EntityQError
 
 
 class BlockingSender(Protocol):
     """For sync code; refuses, with an EntityQError, to block a running event loop."""
 
     def send(self, call: Call) -> Receipt[Any]: ...
+
+    def send_many(self, calls: Sequence[Call]) -> list[BatchOutcome]: ...
 
     def ask(self, call: Call) -> Any: ...
 
@@ -24,6 +31,10 @@ class Sender(Protocol):
 
     async def send(self, call: Call) -> Receipt[Any]:
         """Returns when the request is accepted."""
+        ...
+
+    async def send_many(self, calls: Sequence[Call]) -> list[BatchOutcome]:
+        """All of them in one transaction, or none. They are persisted ones."""
         ...
 
     async def ask(self, call: Call) -> Any:
@@ -50,6 +61,10 @@ class Home(Protocol):
 
     def sender(self) -> Sender:
         """Used outside of turns."""
+        ...
+
+    def receipt(self, call: Call, request_id: int, *, duplicate: bool) -> Receipt[Any]:
+        """Of a request that the caller's own transaction stores. Raises EntityQError in a test client."""
         ...
 
 

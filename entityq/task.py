@@ -11,6 +11,7 @@ from entityq.message import BoundMessage
 from entityq.ports import Home
 from entityq.receipt import Receipt
 from entityq.registration import TASK_MESSAGE
+from entityq.request import Request
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,6 +45,10 @@ class Task(Generic[P, R, D]):
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> Receipt[R]:
         """Sends, from sync code."""
         return self._message().delay(*args, **kwargs)
+
+    def request(self, *args: P.args, **kwargs: P.kwargs) -> Request[R]:
+        """Not sent yet: for `app.send_many`, and for a transaction of the caller's own (entityq.integrations)."""
+        return self._message().request(*args, **kwargs)
 
     def options(
         self,

@@ -3,10 +3,12 @@
 import asyncio
 import random
 from itertools import count
+from typing import Any
 
 from entityq.batching import Batcher, BatcherClosed
 from entityq.client.closed_groups import ClosedGroups
 from entityq.client.deadline import expire, until
+from entityq.client.many import PASSING, Many, Settled
 from entityq.client.send import Acceptance, Held, Send
 from entityq.client.settlement import GroupClosed
 from entityq.errors import Accepted, MailboxFull, PersistenceError, SendTimeout
@@ -22,7 +24,7 @@ HELD_GRACE = 1.0
 class Acceptor:
     """Of one client object."""
 
-    def __init__(self, inserts: Batcher[Send, Acceptance | Held], policy: RetryPolicy) -> None:
+    def __init__(self, inserts: Batcher[Send | Many, Any], policy: RetryPolicy) -> None:
         self._inserts = inserts
         self._policy = policy
         self._loop = asyncio.get_running_loop()
@@ -65,6 +67,35 @@ class Acceptor:
             self._closed.settled(send, closed=closed)
         return await self._held(send, outcome) if isinstance(outcome, Held) else outcome
 
+    async def accept_many(self, many: Many) -> list[Settled]:
+        """Raises PersistenceError, MailboxFull, MalformedMessage, SendTimeout: nothing is accepted, or it is
+        unknown."""
+        began, attempt = self._loop.time(), 0
+        try:
+            while True:
+                future = self._inserts.submit(many, many.size + ROW_OVERHEAD * len(many.sends))
+                handle = self._loop.call_at(many.deadline, expire, future)
+                try:
+                    settled: list[Settled] = await future
+                    return settled
+                except PASSING as error:
+                    many.trouble = error.what
+                    attempt += 1
+                    pause = next_delay(self._policy, attempt, self._loop.time() - began, random.random)
+                    if pause is None or self._loop.time() + pause > many.deadline:
+                        raise
+                finally:
+                    handle.cancel()
+                await asyncio.sleep(pause)
+        except (TimeoutError, BatcherClosed) as error:
+            many.abandoned = True
+            if many.settled is not None:
+                return many.settled  # the batches around it still wait
+            raise _not_all_accepted(many, error) from None
+        except asyncio.CancelledError:
+            many.abandoned = True
+            raise
+
     def _submit(self, send: Send) -> asyncio.Future[Acceptance | Held]:
         return self._inserts.submit(send, len(send.request.envelope) + ROW_OVERHEAD)
 
@@ -93,4 +124,16 @@ def _not_accepted(send: Send, error: TimeoutError | BatcherClosed) -> SendTimeou
         accepted=accepted,
         request_id=send.request.request_id,
         advice="Send it again, with the same primary key if it has one.",
+    )
+
+
+def _not_all_accepted(many: Many, error: TimeoutError | BatcherClosed) -> SendTimeout | PersistenceError:
+    if isinstance(error, BatcherClosed):
+        return PersistenceError(
+            f"The client was closed before it had stored all: {many}", accepted=many.accepted
+        )
+    return SendTimeout(
+        f"{many} was not accepted in time{many.trouble and ': '}{many.trouble}",
+        accepted=many.accepted,
+        advice="Send it again; only those with a primary key are then known.",
     )

@@ -2,14 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
 from entityq.call import Call
 from entityq.errors import Accepted, EntityQError, SendTimeout
-from entityq.ports import Sender
+from entityq.ports import BatchOutcome, Sender
 from entityq.receipt import Receipt
 
 T = TypeVar("T")
@@ -88,6 +88,12 @@ class BlockingClient:
     def send(self, call: Call) -> Receipt[Any]:
         receipt: Receipt[Any] = self._run(lambda sender: sender.send(call), self._send_timeout + GRACE)
         return receipt
+
+    def send_many(self, calls: Sequence[Call]) -> list[BatchOutcome]:
+        outcomes: list[BatchOutcome] = self._run(
+            lambda sender: sender.send_many(calls), self._send_timeout + GRACE
+        )
+        return outcomes
 
     def ask(self, call: Call) -> Any:
         timeout = self._ask_timeout if call.timeout is None else call.timeout

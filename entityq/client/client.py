@@ -1,7 +1,7 @@
 """The client: sends calls and waits for their replies, on one event loop."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -11,13 +11,22 @@ from entityq.address import Address
 from entityq.call import Call
 from entityq.client.blocking import BlockingClient, HomeLoop, Work
 from entityq.client.machinery import Machinery
+from entityq.client.many import Many, refuse_too_many
 from entityq.client.replying import Replying
 from entityq.client.send import Acceptance, Send
 from entityq.client.settlement import group_closed, unknown_type
 from entityq.client.waiter import Waiting
 from entityq.config import Servers, Settings
 from entityq.definition import EntityDefinition
-from entityq.errors import PersistenceError
+from entityq.errors import (
+    Accepted,
+    EntityQError,
+    PersistenceError,
+    RunnerNotRegistered,
+    RunnerUnavailable,
+    SendTimeout,
+)
+from entityq.ports import BatchOutcome
 from entityq.postgres.facts import Facts
 from entityq.postgres.outbox import NewRequest, read_status
 from entityq.postgres.session import ConnectionLost
@@ -84,8 +93,24 @@ class Client:
             return await self._send_volatile(call, began)
         request = self._machinery.encoder.request(call)
         acceptance = await self._machinery.acceptor.accept(Send(call, request, self._accept_by(call, began)))
-        replying = Replying(self._home, partial(self._wait, call, acceptance), self._patience(call))
-        return replying.receipt(call, acceptance.request_id, duplicate=acceptance.duplicate)
+        return self._receipt(call, acceptance)
+
+    async def send_many(self, calls: Sequence[Call], *, began: float | None = None) -> list[BatchOutcome]:
+        """`began` as for `send`.
+
+        Raises PersistenceError, MailboxFull, MalformedMessage, PayloadTooLarge, SendTimeout.
+        """
+        if not calls:
+            return []
+        # The caller waits for all: what a single call says about its reply does not count here.
+        deadline = (self._loop.time() if began is None else began) + self._settings.send_timeout
+        many = Many([Send(call, self._machinery.encoder.request(call), deadline) for call in calls], deadline)
+        refuse_too_many(many)
+        settled = await self._machinery.acceptor.accept_many(many)
+        return [
+            outcome if isinstance(outcome, EntityQError) else self._receipt(call, outcome)
+            for call, outcome in zip(calls, settled, strict=True)
+        ]
 
     async def ask(self, call: Call, *, began: float | None = None) -> Any:
         """`began` as for `send`. Raises what `send` does, the entity's Failure, and other EntityQErrors."""
@@ -133,6 +158,32 @@ class Client:
             self._run_blocking, send_timeout=settings.send_timeout, ask_timeout=settings.ask_timeout
         )
 
+    async def reply(self, call: Call, request_id: int, seconds: float | None) -> Any:
+        """The result of a request that somebody else's transaction stores. Raises what `ask` does."""
+        patience = self._patience(call) if seconds is None else seconds
+        waiting = self._machinery.waiter.expect(request_id)
+        try:
+            return await self._machinery.reader.read(call, waiting, patience, self._loop.time() + patience)
+        except (SendTimeout, RunnerUnavailable, RunnerNotRegistered) as silence:
+            if await self._is_stored(request_id):
+                raise
+            raise SendTimeout(
+                f"{call.message.name} to {call.address} is not in the outbox after {patience:g} s: its transaction "
+                "has not committed, was rolled back, or the reply is no longer kept",
+                accepted=Accepted.UNKNOWN,
+                request_id=request_id,
+                advice="Wait for the reply after the commit.",
+            ) from silence
+        finally:
+            self._machinery.waiter.forget(waiting)
+
+    async def _is_stored(self, request_id: int) -> bool:
+        """True also where it cannot be found out."""
+        try:
+            return request_id in await self._machinery.read_replies([request_id])
+        except (ConnectionLost, PersistenceError, Error):
+            return True
+
     # ----- persisted
 
     def _accept_by(self, call: Call, began: float) -> float:
@@ -141,6 +192,10 @@ class Client:
 
     def _patience(self, call: Call) -> float:
         return self._settings.ask_timeout if call.timeout is None else call.timeout
+
+    def _receipt(self, call: Call, acceptance: Acceptance) -> Receipt[Any]:
+        replying = Replying(self._home, partial(self._wait, call, acceptance), self._patience(call))
+        return replying.receipt(call, acceptance.request_id, duplicate=acceptance.duplicate)
 
     async def _wait(self, call: Call, acceptance: Acceptance, patience: float) -> Any:
         if acceptance.reply is None:

@@ -1,19 +1,20 @@
 """The clients of one app: one for each event loop that sends, and one, with a thread, for sync code."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from entityq.address import Address
 from entityq.call import Call
-from entityq.client.blocking import BlockingClient
+from entityq.client.blocking import GRACE, BlockingClient
 from entityq.client.client import Client
 from entityq.client.client_thread import ClientThread
 from entityq.client.opening import POLICY, Opening
 from entityq.config import Settings
 from entityq.errors import Accepted, PersistenceError, SendTimeout
+from entityq.ports import BatchOutcome, Sender
 from entityq.receipt import Receipt
 from entityq.status import EntityStatus
 
@@ -48,6 +49,13 @@ class Clients:
         client = await self._current(began, call)
         return await client.send(call, began=began)
 
+    async def send_many(self, calls: Sequence[Call]) -> list[BatchOutcome]:
+        if not calls:
+            return []
+        began = asyncio.get_running_loop().time()
+        client = await self._current(began, calls[0])
+        return await client.send_many(calls, began=began)
+
     async def ask(self, call: Call) -> Any:
         began = asyncio.get_running_loop().time()
         client = await self._current(began, call)
@@ -55,6 +63,24 @@ class Clients:
 
     async def status(self, address: Address) -> EntityStatus:
         return await (await self._current(asyncio.get_running_loop().time())).status(address)
+
+    def receipt(self, call: Call, request_id: int, *, duplicate: bool) -> Receipt[Any]:
+        """Of a request in somebody else's transaction: whoever waits for the reply does so with a client of his own
+        loop, from the commit on."""
+
+        async def wait(seconds: float | None) -> Any:
+            client = await self._current(asyncio.get_running_loop().time())
+            return await client.reply(call, request_id, seconds)
+
+        async def wait_in_thread(sender: Sender, seconds: float | None) -> Any:
+            client = cast("Client", sender)  # what _open_for_thread returned
+            return await client.reply(call, request_id, seconds)
+
+        def block(seconds: float | None) -> Any:
+            limit = seconds or call.timeout or self._settings().ask_timeout
+            return self._thread.run(lambda sender: wait_in_thread(sender, seconds), limit + GRACE)
+
+        return Receipt(request_id, call.address, duplicate=duplicate, wait=wait, block=block)
 
     def blocking(self) -> BlockingClient:
         settings = self._settings()

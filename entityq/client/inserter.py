@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
 
 from psycopg import DataError, Error, IntegrityError, ProgrammingError
 from psycopg.errors import LockNotAvailable
@@ -34,12 +35,20 @@ SHORT_LOCK_TIMEOUT = 0.02
 MAX_VANISHED = 3
 
 # What one row of a batch can be the cause of.
-_POISON = (DataError, IntegrityError, UnicodeError)
-_TRANSIENT = (ConnectionLost, PersistenceError, Error)
+POISON = (DataError, IntegrityError, UnicodeError)
+TRANSIENT = (ConnectionLost, PersistenceError, Error)
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 Outcomes = dict[Send, Outcome]
+
+
+class Statements(Protocol):
+    """A session, or the transaction that one is in."""
+
+    async def run(self, statement: Callable[[Connection], Awaitable[T]]) -> T: ...
 
 
 class Inserter:
@@ -92,13 +101,13 @@ class Inserter:
             attempt += 1
             try:
                 await self._insert(await self._admit(left, outcomes), outcomes)
-            except _TRANSIENT as error:
+            except TRANSIENT as error:
                 left = [send for send in left if send not in outcomes]
                 pause = next_delay(self._policy, attempt, clock() - began, random.random)
                 if pause is None or isinstance(error, ProgrammingError):
                     self._give_up(left, outcomes, error)
                     return
-                reason = _reason(error)
+                reason = reason_of(error)
                 _log.warning("client.insert_failed attempt=%d requests=%d: %s", attempt, len(left), reason)
                 for send in left:
                     send.trouble = reason
@@ -126,7 +135,7 @@ class Inserter:
     # ----- batches
 
     async def _insert(self, sends: Sequence[Send], outcomes: Outcomes) -> None:
-        """Settles all of them, or raises one of _TRANSIENT with some of them settled."""
+        """Settles all of them, or raises one of TRANSIENT with some of them settled."""
         try:
             await self._insert_whole(sends, outcomes)
         finally:
@@ -138,10 +147,10 @@ class Inserter:
         if not sends:
             return
         try:
-            await self._settle(self._session, sends, outcomes)
+            await self.settle(self._session, sends, outcomes)
         except LockNotAvailable as error:
             await self._isolate_waiting(sends, outcomes, error)
-        except _POISON as error:
+        except POISON as error:
             if len(sends) > 1:
                 await self._insert_halves(sends, outcomes)
             else:
@@ -176,7 +185,8 @@ class Inserter:
 
     # ----- statements
 
-    async def _settle(self, session: Session, sends: Sequence[Send], outcomes: Outcomes) -> None:
+    async def settle(self, session: Statements, sends: Sequence[Send], outcomes: Outcomes) -> None:
+        """An outcome for each of them; raises what `session` does."""
         for _ in range(MAX_VANISHED):
             stored = await self._store(session, sends)
             missing: list[Send] = []
@@ -200,7 +210,7 @@ class Inserter:
             request = send.request
             outcomes[send] = unknown_type(request.address.type, self._namespace, request.request_id)
 
-    async def _store(self, session: Session, sends: Sequence[Send]) -> dict[int, Stored]:
+    async def _store(self, session: Statements, sends: Sequence[Send]) -> dict[int, Stored]:
         async def statement(connection: Connection) -> dict[int, Stored]:
             # Decided here, with nothing awaited before it is sent: who gave up was told "not accepted".
             taken = [send for send in sends if not send.withdrawn]
@@ -219,7 +229,7 @@ class Inserter:
             for send in sends:
                 send.started = False
 
-    async def _explain(self, session: Session, missing: Sequence[Send], outcomes: Outcomes) -> list[Send]:
+    async def _explain(self, session: Statements, missing: Sequence[Send], outcomes: Outcomes) -> list[Send]:
         """Settles what met a known request; returns what is to be inserted again."""
         requests = [send.request for send in missing]
         known = index(await session.run(lambda connection: read_conflicts(connection, requests)))
@@ -236,7 +246,7 @@ class Inserter:
         return again
 
     async def _refuse_closed(
-        self, session: Session, sends: Sequence[Send], outcomes: Outcomes
+        self, session: Statements, sends: Sequence[Send], outcomes: Outcomes
     ) -> Sequence[Send]:
         """Returns those whose group takes requests."""
         requests = [send.request for send in sends]
@@ -255,8 +265,8 @@ class Inserter:
         """For a held send. Raises ConnectionLost, PersistenceError, LockNotAvailable, another psycopg.Error."""
         outcomes: dict[Send, Outcome] = {}
         try:
-            await self._settle(session, [send], outcomes)
-        except _POISON as error:
+            await self.settle(session, [send], outcomes)
+        except POISON as error:
             return _poisoned(send, error)
         outcome = outcomes[send]
         if isinstance(outcome, Acceptance) and outcome.stored is not None:
@@ -264,13 +274,13 @@ class Inserter:
         return outcome
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     return error.what if isinstance(error, PersistenceError) else " ".join(str(error).split())
 
 
 def _not_stored(send: Send, error: Exception) -> PersistenceError:
     return PersistenceError(
-        f"{send.request.message} to {send.request.address} could not be stored: {_reason(error)}",
+        f"{send.request.message} to {send.request.address} could not be stored: {reason_of(error)}",
         accepted=Accepted.UNKNOWN if send.lost else Accepted.NO,
         request_id=send.request.request_id,
         advice="Send it again, with the same primary key if it has one.",
@@ -287,6 +297,6 @@ def _no_room(send: Send) -> MailboxFull:
 
 def _poisoned(send: Send, error: Exception) -> MalformedMessage:
     return MalformedMessage(
-        f"{send.request.message} to {send.request.address} cannot be stored: {_reason(error)}",
+        f"{send.request.message} to {send.request.address} cannot be stored: {reason_of(error)}",
         request_id=send.request.request_id,
     )

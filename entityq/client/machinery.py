@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 from psycopg import OperationalError
 from redis.asyncio import Redis
@@ -17,9 +17,10 @@ from entityq.client.acceptor import Acceptor
 from entityq.client.backpressure import Backpressure
 from entityq.client.encoding import Encoder
 from entityq.client.inserter import Inserter
+from entityq.client.many import Many, ManyInserter, OrderedInserts
 from entityq.client.publishing import Publishing
 from entityq.client.reply_reader import ReplyReader
-from entityq.client.send import Acceptance, Held, Send
+from entityq.client.send import Send
 from entityq.client.volatile import VolatileSender
 from entityq.client.waiter import Waiter
 from entityq.codec import Limits
@@ -83,7 +84,7 @@ class Machinery:
         self.reads = Session(self._connect)
         self.facts = CurrentFacts(facts, self._load_facts)
         self._notifier = Notifier(self.reads, facts.namespace)
-        self.waiter = Waiter(self._read_replies)
+        self.waiter = Waiter(self.read_replies)
         self.reader = ReplyReader(
             self.waiter,
             self.reads,
@@ -209,8 +210,13 @@ class Machinery:
             renew=self.encoder.renewed,
             policy=self._policy,
         )
-        self._inserts = Batcher[Send, Acceptance | Held](
-            inserter.flush, max_items=MAX_BATCH, max_size=MAX_BATCH_BYTES
+        many = ManyInserter(
+            session, inserter, backpressure=backpressure, publishing=publishing, policy=self._policy
+        )
+        self._inserts = Batcher[Send | Many, Any](
+            OrderedInserts(inserter.flush, many.insert).flush,
+            max_items=MAX_BATCH,
+            max_size=MAX_BATCH_BYTES,
         )
         self.acceptor = Acceptor(self._inserts, self._policy)
         self.volatile = VolatileSender(
@@ -245,7 +251,7 @@ class Machinery:
     async def _load_facts(self) -> Facts:
         return await self.reads.run(lambda connection: load_facts(connection, self._settings.namespace))
 
-    async def _read_replies(self, request_ids: Sequence[int]) -> dict[int, bytes | None]:
+    async def read_replies(self, request_ids: Sequence[int]) -> dict[int, bytes | None]:
         return await self.reads.run(lambda connection: read_replies(connection, request_ids))
 
     async def _check_redis(self, redis: Redis) -> None:

@@ -16,6 +16,7 @@ _INSERT_REQUESTS, _READ_CONFLICTS = _SQL["insert_requests"], _SQL["read_conflict
 _READ_REPLIES, _ENTITY_STATUS = _SQL["read_replies"], _SQL["entity_status"]
 _CLOSED_GROUPS = _SQL["closed_groups"]
 _ESTIMATE_PENDING, _COUNT_PENDING = _SQL["estimate_pending"], _SQL["count_pending"]
+_BEGIN, _COMMIT, _ROLLBACK = _SQL["begin"], _SQL["commit"], _SQL["rollback"]
 _NOTIFY, _SET_LOCK_TIMEOUT = _SQL["notify_unpublished"], _SQL["set_lock_timeout"]
 
 # Seconds, beyond what a statement waits for locks.
@@ -152,6 +153,20 @@ async def count_pending(connection: Connection, namespace: str, group: str, at_m
     """Unanswered requests of a shard group; the count stops at `at_most`."""
     values = {"namespace": namespace, "shard_group": group, "at_most": at_most}
     return await _number(connection, _COUNT_PENDING, values)
+
+
+async def begin(connection: Connection) -> None:
+    """A transaction of several statements; `Connection.transaction` would roll back what was cancelled, without
+    a deadline."""
+    await connection.execute(_BEGIN, prepare=False)
+
+
+async def commit(connection: Connection) -> None:
+    await connection.execute(_COMMIT, prepare=False)
+
+
+async def rollback(connection: Connection) -> None:
+    await connection.execute(_ROLLBACK, prepare=False)
 
 
 async def set_lock_timeout(connection: Connection, seconds: float) -> None:

@@ -140,6 +140,15 @@ LEFT JOIN entity e ON e.shard_id = place.shard_id AND e.type = %(type)b AND e.en
 -- name: notify_unpublished
 SELECT pg_notify(%(channel)b, %(payload)b)
 
+-- name: begin
+BEGIN
+
+-- name: commit
+COMMIT
+
+-- name: rollback
+ROLLBACK
+
 -- name: set_lock_timeout
 SELECT set_config('lock_timeout', %(lock_timeout)b, false),
        set_config('statement_timeout', %(statement_timeout)b, false)

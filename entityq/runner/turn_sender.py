@@ -1,7 +1,7 @@
 """The Sender of the code that runs in a turn: what it sends is part of the turn."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from entityq.address import Address
 from entityq.call import Call, task_address
 from entityq.context import TurnContext
 from entityq.errors import EntityQError, PayloadTooLarge, PrimaryKeyConflict
-from entityq.ports import Sender
+from entityq.ports import BatchOutcome, Sender
 from entityq.postgres.outbox import NewRequest
 from entityq.receipt import Receipt
 from entityq.runner.request import Request
@@ -88,6 +88,16 @@ class TurnSender:
                 request_id=known.request_id,
             )
         return self._receipt(known or request, duplicate=known is not None)
+
+    async def send_many(self, calls: Sequence[Call]) -> list[BatchOutcome]:
+        """Part of the turn's transaction; a conflict with a request from outside of the turn is the turn's defect."""
+        outcomes: list[BatchOutcome] = []
+        for call in calls:
+            try:
+                outcomes.append(await self.send(call))
+            except PrimaryKeyConflict as conflict:
+                outcomes.append(conflict)
+        return outcomes
 
     async def ask(self, call: Call) -> Any:
         """Committed at once. A repeat of the turn joins the same ask, whatever its payload."""
@@ -172,6 +182,10 @@ class BlockingTurnSender:
     def send(self, call: Call) -> Receipt[Any]:
         receipt: Receipt[Any] = self._run(lambda: self._sender.send(call))
         return receipt
+
+    def send_many(self, calls: Sequence[Call]) -> list[BatchOutcome]:
+        outcomes: list[BatchOutcome] = self._run(lambda: self._sender.send_many(calls))
+        return outcomes
 
     def ask(self, call: Call) -> Any:
         return self._run(lambda: self._sender.ask(call))

@@ -1,9 +1,10 @@
 """The test client: the home of the handles and tasks that a test uses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeVar, overload
 
+from entityq.call import Call
 from entityq.client.blocking import refuse_running_loop
 from entityq.client.client_thread import ClientThread
 from entityq.config import Settings
@@ -11,6 +12,8 @@ from entityq.definition import EntityDefinition
 from entityq.entity import Entity, new_handle
 from entityq.errors import EntityQError
 from entityq.ports import Home, Sender
+from entityq.request import Request, calls_of
+from entityq.sent import Sent
 from entityq.serializer import Serializer
 from entityq.task import Task
 from entityq.testing.in_process import InProcess
@@ -57,6 +60,16 @@ class InProcessClient(Generic[E]):
         """The task, sent through this client."""
         return task.at_home(self)
 
+    async def send_many(self, requests: Iterable[Request[R]]) -> list[Sent[R]]:
+        """As `app.send_many`, of requests made with handles and tasks of this client."""
+        outcomes = await self.sender().send_many(calls_of(self, requests))
+        return [Sent(outcome) for outcome in outcomes]
+
+    def delay_many(self, requests: Iterable[Request[R]]) -> list[Sent[R]]:
+        """The same in sync code."""
+        outcomes = self.sender().blocking().send_many(calls_of(self, requests))
+        return [Sent(outcome) for outcome in outcomes]
+
     async def settle(self) -> None:
         """Waits until every request is answered, those that turns have sent too. Raises SendTimeout."""
         await self.sender().settle()
@@ -84,6 +97,12 @@ class InProcessClient(Generic[E]):
                 "The test client is not open", advice="Use `async with testing.client(...) as client:`."
             )
         return self._sender
+
+    def receipt(self, call: Call, request_id: int, *, duplicate: bool) -> NoReturn:
+        raise EntityQError(
+            f"{call.message.name} to {call.address} cannot join a transaction: this test client has no Postgres",
+            advice="Test it with real servers, or send it without a transaction.",
+        )
 
     # ----- open and close
 

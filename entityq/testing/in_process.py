@@ -6,7 +6,7 @@ judgement of a repeat). Missing is what servers are for: nothing survives the pr
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Self
@@ -21,8 +21,14 @@ from entityq.codec import Limits
 from entityq.context import test_home
 from entityq.definition import EntityDefinition, MessageDefinition
 from entityq.envelope import decode_envelope
-from entityq.errors import EntityQError, MailboxFull, RunnerNotRegistered, SendTimeout
-from entityq.ports import Home
+from entityq.errors import (
+    EntityQError,
+    MailboxFull,
+    PrimaryKeyConflict,
+    RunnerNotRegistered,
+    SendTimeout,
+)
+from entityq.ports import BatchOutcome, Home
 from entityq.postgres.outbox import NewRequest
 from entityq.receipt import Receipt
 from entityq.replies import defect_reply, result_of
@@ -112,6 +118,10 @@ class InProcess:
         receipt: Receipt[Any] = await self._home_loop.run(partial(self._send, call))
         return receipt
 
+    async def send_many(self, calls: Sequence[Call]) -> list[BatchOutcome]:
+        outcomes: list[BatchOutcome] = await self._home_loop.run(partial(self._send_many, calls))
+        return outcomes
+
     async def ask(self, call: Call) -> Any:
         return await self._home_loop.run(partial(self._ask, call))
 
@@ -159,6 +169,17 @@ class InProcess:
             return self._home_loop.run_blocking(partial(self._result, call, request_id, patience), limit)
 
         return Receipt(request_id, call.address, duplicate=duplicate, wait=wait, block=block)
+
+    async def _send_many(self, calls: Sequence[Call]) -> list[BatchOutcome]:
+        for call in calls:
+            self._require_known(call)
+        outcomes: list[BatchOutcome] = []
+        for call in calls:
+            try:
+                outcomes.append(await self._send(call))
+            except PrimaryKeyConflict as conflict:
+                outcomes.append(conflict)
+        return outcomes
 
     async def _ask(self, call: Call) -> Any:
         request_id, _ = self._accept(call, self._patience(call, None))
