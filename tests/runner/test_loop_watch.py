@@ -215,11 +215,16 @@ async def test_the_hooks_of_an_entity(cluster: LiveCluster, caplog: pytest.LogCa
 
 
 async def test_nothing_is_counted_where_an_instance_ends(caplog: pytest.LogCaptureFixture) -> None:
-    blocked = Blocked()
+    counted: list[object] = []
+
+    async def count(culprit: object) -> None:
+        counted.append(culprit)
+
+    blocked = Blocked(count)
     running.set(Address("Account", "acct-3"))
     await asyncio.create_task(blocked.blocking_handler(14), name="passivate Account/acct-3")
     assert "loop.blocked_too_long seconds=10.4 entity=Account/acct-3 request=- " in caplog.text
-    assert blocked.recorded == []
+    assert counted == []
     assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
 
 
