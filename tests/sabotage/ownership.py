@@ -67,7 +67,13 @@ OWNERSHIP_SAFEGUARDS = (
         "freshness of volatile replies",
         "P5",
         "a runner that wakes up answers from a state that another one has changed",
-        (Edit("entityq/runner/answers.py", "        if self._may_answer():\n", "        if True:\n"),),
+        (
+            Edit(
+                "entityq/runner/answers.py",
+                "(request.shard_id)\n        if self._may_answer()",
+                "(request.shard_id)\n        if True",
+            ),
+        ),
         ("tests/runner/test_answers.py::test_a_runner_that_may_have_been_evicted_sends_no_volatile_reply",),
     ),
     Safeguard(

@@ -3,8 +3,10 @@
 from tests.sabotage.ownership import OWNERSHIP_SAFEGUARDS
 from tests.sabotage.reshard import RESHARD_SAFEGUARDS
 from tests.sabotage.safeguard import Edit, Safeguard
+from tests.sabotage.takeover import TAKEOVER_SAFEGUARDS
 
 SCENARIOS = "tests/promises/test_scenarios.py::"
+CLIENTS = "tests/client/test_clients.py::"
 INSERTER = "tests/client/test_inserter.py::"
 LEASES = "tests/postgres/test_lease_session.py::"
 PINNED = "tests/postgres/test_pinned_connection.py::"
@@ -81,6 +83,27 @@ SAFEGUARDS = (
         "groups that a flush removed are not made again",
         (Edit("entityq/runner/reader.py", "            await self._groups.join(streams)\n"),),
         ("tests/runner/test_reader.py::test_missing_groups_are_made_again_and_nothing_is_lost",),
+    ),
+    Safeguard(
+        "tries of a first send",
+        "P1",
+        "a connection that is lost while the client opens fails what is sent first",
+        (
+            Edit(
+                "entityq/client/opening.py",
+                "                if pause is None or self.given_up:\n",
+                "                if True:\n",
+            ),
+            Edit(
+                "entityq/client/clients.py",
+                "                if place.opening.given_up or loop.time() >= began + POLICY.total:\n",
+                "                if True:\n",
+            ),
+        ),
+        (
+            CLIENTS + "test_an_opening_that_loses_its_connection_is_tried_again_and_keeps_the_order",
+            CLIENTS + "test_so_is_that_of_sync_code",
+        ),
     ),
     # ----- effects once
     Safeguard(
@@ -357,5 +380,6 @@ SAFEGUARDS = (
         ("tests/promises/test_refusals.py::test_a_transaction_pooler_for_the_leases",),
     ),
     *OWNERSHIP_SAFEGUARDS,
+    *TAKEOVER_SAFEGUARDS,
     *RESHARD_SAFEGUARDS,
 )
