@@ -1,6 +1,7 @@
 """Durable entities for Python."""
 
 from entityq.app import EntityQ
+from entityq.broadcast import Broadcast
 from entityq.context import TurnContext
 from entityq.entity import Entity, message
 from entityq.errors import (
@@ -31,6 +32,7 @@ from entityq.upcast import Upcaster, upcast
 __all__ = [
     "Accepted",
     "AlreadyProcessing",
+    "Broadcast",
     "Entity",
     "EntityDefect",
     "EntityNotAssigned",

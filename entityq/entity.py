@@ -8,7 +8,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 from entityq.address import Address
 from entityq.context import TurnContext, current_turn, sender_for
 from entityq.definition import FORGET, EntityDefinition, Role, place
-from entityq.message import BoundMessage
+from entityq.message import BoundMessage, TypeMessage
 from entityq.ports import Home
 from entityq.retention import Duration
 from entityq.status import EntityStatus
@@ -39,9 +39,8 @@ class Entity:
     @classmethod
     def at(cls, entity_id: str) -> Self:
         """The handle of an entity, which need not exist yet. Raises MalformedMessage for a bad id."""
-        if getattr(cls, "__definition__", None) is None or cls.__definition__.cls is not cls:
-            raise TypeError(f"{cls.__name__} belongs to no app: decorate it with @app.entity")
-        return new_handle(cls, entity_id, cls.__home__)
+        _, home = _registered(cls)
+        return new_handle(cls, entity_id, home)
 
     @property
     def id(self) -> str:
@@ -140,14 +139,14 @@ class Message(Generic[P, R]):
         self.__doc__ = handler.__doc__
 
     @overload
-    def __get__(self, instance: None, owner: type[Entity]) -> Self: ...
+    def __get__(self, instance: None, owner: type[Entity]) -> TypeMessage[P, R]: ...
 
     @overload
     def __get__(self, instance: Entity, owner: type[Entity]) -> BoundMessage[P, R]: ...
 
-    def __get__(self, instance: Entity | None, owner: type[Entity]) -> "Self | BoundMessage[P, R]":
+    def __get__(self, instance: Entity | None, owner: type[Entity]) -> TypeMessage[P, R] | BoundMessage[P, R]:
         if instance is None:
-            return self
+            return TypeMessage(self.handler, self.name, lambda: _registered(owner))
         definition = instance.__definition__
         address = instance.__address__
         return BoundMessage(definition, definition.messages[self.name], instance.__home__, lambda _: address)
@@ -216,6 +215,12 @@ def message(
         primary_key, persisted, concurrent, timeout, name, keep=keep, keep_keys=keep_keys
     )
     return MessageDecorator(options) if handler is None else Message(handler, options)
+
+
+def _registered(cls: type[Entity]) -> tuple[EntityDefinition, Home]:
+    if getattr(cls, "__definition__", None) is None or cls.__definition__.cls is not cls:
+        raise TypeError(f"{cls.__name__} belongs to no app: decorate it with @app.entity")
+    return cls.__definition__, cls.__home__
 
 
 def new_handle(cls: type[E], entity_id: str, home: Home) -> E:

@@ -16,6 +16,9 @@ from entityq.errors import MalformedMessage, PayloadTooLarge
 VERSION = 1
 _START = b"\x9c\x01"
 
+# The client of a request whose reply nobody waits for.
+NOBODY = 0
+
 # What an envelope may have besides its payload: names, key and headers.
 MAX_OVERHEAD = 64 * 1024
 _WHAT = "The envelope"

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from entityq.address import Address
+from entityq.broadcast import EVERYONE, Broadcast
 from entityq.call import Call, CallOptions, new_call
 from entityq.context import sender_for
 from entityq.definition import EntityDefinition, MessageDefinition
@@ -74,11 +75,7 @@ class BoundMessage(Generic[P, R]):
 
         `timeout` is how long the caller waits, in seconds; `primary_key` is for messages that declare none.
         """
-        if timeout is not None and not timeout > 0:
-            raise MalformedMessage(f"timeout must be above 0 seconds, not {timeout}")
-        given: dict[str, Any] = {"timeout": timeout, "primary_key": primary_key, "headers": headers}
-        changed = {name: value for name, value in given.items() if value is not None}
-        options = replace(self._options, **changed)
+        options = _changed(self._options, timeout=timeout, primary_key=primary_key, headers=headers)
         return type(self)(self._entity, self._message, self._home, self._locate, options)
 
     def _new_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Call:
@@ -91,3 +88,76 @@ class BoundMessage(Generic[P, R]):
             options=self._options,
             serializer=self._home.serializer,
         )
+
+
+class TypeMessage(Generic[P, R]):
+    """A message as its class has it, `Account.read`. `handler` is the method itself, to call it directly."""
+
+    def __init__(
+        self,
+        handler: Callable[..., Any],
+        name: str,
+        registered: Callable[[], tuple[EntityDefinition, Home]],
+        options: CallOptions = _NO_OPTIONS,
+    ) -> None:
+        """`registered` raises TypeError for a class that belongs to no app."""
+        self.handler = handler
+        self.name = name
+        self.__doc__ = handler.__doc__
+        self._registered = registered
+        self._options = options
+
+    async def broadcast(self, *args: P.args, **kwargs: P.kwargs) -> Broadcast:
+        """To every entity of the type that is in a runner's memory now; returns whom it reached.
+
+        Waits until every live runner has answered, at the latest for the timeout of `options` or the message, by
+        default as long as a send. Only for volatile messages; what handlers return or raise is not told. Raises
+        MalformedMessage, PayloadTooLarge, SendTimeout when Redis does not take it, and PersistenceError when
+        nobody can say which runners are alive.
+        """
+        home, call = self._new_call(args, kwargs)
+        return await sender_for(home).broadcast(call)
+
+    def broadcast_blocking(self, *args: P.args, **kwargs: P.kwargs) -> Broadcast:
+        """The same from sync code."""
+        home, call = self._new_call(args, kwargs)
+        return sender_for(home).blocking().broadcast(call)
+
+    def options(self, *, timeout: float | None = None, headers: Mapping[str, str] | None = None) -> Self:
+        """The same message with these options; `timeout` is how long to wait for the runners, in seconds."""
+        options = _changed(self._options, timeout=timeout, headers=headers)
+        return type(self)(self.handler, self.name, self._registered, options)
+
+    def at_home(self, home: Home) -> Self:
+        """The same message, sent through `home`."""
+        definition, _ = self._registered()
+        return type(self)(self.handler, self.name, lambda: (definition, home), self._options)
+
+    def _new_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> tuple[Home, Call]:
+        definition, home = self._registered()
+        message = definition.messages[self.name]
+        if message.persisted:
+            raise MalformedMessage(
+                f"{definition.type}.{message.name} is persisted: only a volatile message can be broadcast, because "
+                "a stored request has one entity, which answers it",
+                advice="Declare it with persisted=False, or send it to each entity.",
+            )
+        everyone = Address(definition.type, EVERYONE)
+        call = new_call(
+            definition,
+            message,
+            lambda _: everyone,
+            args=args,
+            kwargs=kwargs,
+            options=self._options,
+            serializer=home.serializer,
+        )
+        return home, call
+
+
+def _changed(options: CallOptions, **given: Any) -> CallOptions:
+    """What is None stays as it is."""
+    timeout = given.get("timeout")
+    if timeout is not None and not timeout > 0:
+        raise MalformedMessage(f"timeout must be above 0 seconds, not {timeout}")
+    return replace(options, **{name: value for name, value in given.items() if value is not None})

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from entityq.address import Address
+from entityq.broadcast import Broadcast
 from entityq.call import Call
 from entityq.config import Settings
 from entityq.errors import EntityQError
@@ -25,6 +26,8 @@ class BlockingSender(Protocol):
 
     def ask(self, call: Call) -> Any: ...
 
+    def broadcast(self, call: Call) -> Broadcast: ...
+
 
 class Sender(Protocol):
     """Implemented by the client, by the current turn and by entityq.testing."""
@@ -39,6 +42,10 @@ class Sender(Protocol):
 
     async def ask(self, call: Call) -> Any:
         """The decoded reply. Raises the entity's Failure, or an EntityQError."""
+        ...
+
+    async def broadcast(self, call: Call) -> Broadcast:
+        """Of a volatile message; whatever id the call's address has."""
         ...
 
     async def status(self, address: Address) -> EntityStatus: ...

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from entityq import (
+    Broadcast,
     Entity,
     EntityDefect,
     EntityStatus,
@@ -22,7 +23,8 @@ from entityq.address import Address
 from entityq.codec import Limits, pack, unpack
 from entityq.context import Turn, current_turn
 from entityq.definition import FORGET, EntityDefinition
-from entityq.entity import Message, new_handle
+from entityq.entity import new_handle
+from entityq.message import TypeMessage
 from tests.support.in_place import InPlace, InPlaceApp
 
 LIMITS = Limits()
@@ -156,7 +158,7 @@ def test_options_of_the_decorator() -> None:
 def test_the_class_still_shows_what_was_declared() -> None:
     assert Account.balance == 0
     assert Account.bank == "first"
-    assert isinstance(Account.deposit, Message)
+    assert isinstance(Account.deposit, TypeMessage)
     assert Account.deposit.__doc__ == "Adds."
     assert Account.deposit.name == "deposit"
 
@@ -252,6 +254,16 @@ async def test_a_call_has_everything_that_a_sender_needs(in_place: InPlace) -> N
     assert call.message.payload.decode(call.payload, LIMITS) == {"amount": 10, "reference": "r-1"}
     assert len(call.payload_hash) == 32
     assert (call.primary_key, call.timeout, call.headers, call.content_type) == ("r-1", 7, {}, "msgpack")
+
+
+async def test_a_broadcast_is_a_call_to_no_entity(in_place: InPlace) -> None:
+    read = Account.read.options(timeout=2).options(headers={"tenant": "a"})
+    assert await read.broadcast() == Broadcast(1, 0, 0, 0)
+    assert await asyncio.to_thread(Account.read.broadcast_blocking) == Broadcast(1, 0, 0, 0)
+    first, second = in_place.calls
+    assert (first.address, first.message.name) == (Address("Account", "*"), "read")
+    assert (first.timeout, first.headers) == (2, {"tenant": "a"})
+    assert (second.timeout, second.headers) == (None, {})
 
 
 async def test_options_are_of_one_call_and_add_up(in_place: InPlace) -> None:

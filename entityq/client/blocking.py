@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
+from entityq.broadcast import Broadcast
 from entityq.call import Call
 from entityq.errors import Accepted, EntityQError, SendTimeout
 from entityq.ports import BatchOutcome, Sender
@@ -98,3 +99,8 @@ class BlockingClient:
     def ask(self, call: Call) -> Any:
         timeout = self._ask_timeout if call.timeout is None else call.timeout
         return self._run(lambda sender: sender.ask(call), timeout + GRACE)
+
+    def broadcast(self, call: Call) -> Broadcast:
+        timeout = self._send_timeout if call.timeout is None else call.timeout
+        reached: Broadcast = self._run(lambda sender: sender.broadcast(call), timeout + GRACE)
+        return reached

@@ -8,6 +8,7 @@ from typing import Any, Self
 from psycopg import Error
 
 from entityq.address import Address
+from entityq.broadcast import Broadcast
 from entityq.call import Call
 from entityq.client.blocking import BlockingClient, HomeLoop, Work
 from entityq.client.machinery import Machinery
@@ -133,6 +134,15 @@ class Client:
             machinery.waiter.forget(waiting)
         # It joins the first request with its key, or its id was taken by somebody else's request.
         return await machinery.reader.wait(call, acceptance, deadline - self._loop.time())
+
+    async def broadcast(self, call: Call, *, began: float | None = None) -> Broadcast:
+        """`began` as for `send`.
+
+        Raises PersistenceError when the live runners cannot be read, SendTimeout when Redis does not take it.
+        """
+        timeout = self._settings.send_timeout if call.timeout is None else call.timeout
+        deadline = (self._loop.time() if began is None else began) + timeout
+        return await self._machinery.broadcaster.broadcast(call, deadline)
 
     async def status(self, address: Address) -> EntityStatus:
         """Raises PersistenceError when Postgres does not answer."""

@@ -7,6 +7,7 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from entityq.address import Address
+from entityq.broadcast import Broadcast
 from entityq.call import Call
 from entityq.client.blocking import GRACE, BlockingClient
 from entityq.client.client import Client
@@ -60,6 +61,11 @@ class Clients:
         began = asyncio.get_running_loop().time()
         client = await self._current(began, call)
         return await client.ask(call, began=began)
+
+    async def broadcast(self, call: Call) -> Broadcast:
+        began = asyncio.get_running_loop().time()
+        client = await self._current(began, call)
+        return await client.broadcast(call, began=began)
 
     async def status(self, address: Address) -> EntityStatus:
         return await (await self._current(asyncio.get_running_loop().time())).status(address)

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from entityq.batching import Batcher
 from entityq.client.acceptor import Acceptor
 from entityq.client.backpressure import Backpressure
+from entityq.client.broadcasting import Broadcaster
 from entityq.client.encoding import Encoder
 from entityq.client.inserter import Inserter
 from entityq.client.many import Many, ManyInserter, OrderedInserts
@@ -30,6 +31,7 @@ from entityq.errors import PersistenceError
 from entityq.postgres.connect import Connection, connect
 from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.facts import Facts, load_facts, register_types
+from entityq.postgres.membership import Member, live_runners
 from entityq.postgres.migrate import require_schema
 from entityq.postgres.notifier import Notifier
 from entityq.postgres.outbox import read_replies
@@ -80,6 +82,7 @@ class Machinery:
         self._closing = asyncio.Event()
         self._stream_names: dict[int, bytes] = {}
         self._subscription: ReplySubscription | None = None
+        self._ids = ids
         self.encoder = Encoder(facts.namespace, self._id, ids)
         self.reads = Session(self._connect)
         self.facts = CurrentFacts(facts, self._load_facts)
@@ -228,6 +231,16 @@ class Machinery:
             facts=self.facts,
             policy=self._policy,
         )
+        self.broadcaster = Broadcaster(
+            redis,
+            self._keys.control_channel(),
+            encoder=self.encoder,
+            ids=self._ids,
+            waiter=self.waiter,
+            facts=self.facts,
+            members=self._live_runners,
+            listen=self.listen,
+        )
         for name, work in (
             ("publishing", publishing.run()),
             ("volatile", self.volatile.run()),
@@ -253,6 +266,10 @@ class Machinery:
 
     async def read_replies(self, request_ids: Sequence[int]) -> dict[int, bytes | None]:
         return await self.reads.run(lambda connection: read_replies(connection, request_ids))
+
+    async def _live_runners(self) -> tuple[Member, ...]:
+        schema, namespace = self._settings.schema, self._settings.namespace
+        return await self.reads.run(lambda connection: live_runners(connection, schema, namespace))
 
     async def _check_redis(self, redis: Redis) -> None:
         """Raises UnsafeConfiguration. A Redis that is down costs latency only."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from entityq.codec import Limits
+from entityq.envelope import NOBODY
 from entityq.errors import EntityQError
 from entityq.replies import defect_reply
 from entityq.reply import Reply
@@ -63,7 +64,7 @@ class Answers:
         the request in the stream.
         """
         owned = self._shards.holding(request.shard_id)
-        if self._may_answer():
+        if self._may_answer() or request.envelope.client == NOBODY:
             self._tell(owned, request, reply.encode())
             return
         envelope = request.envelope
@@ -135,7 +136,8 @@ class Answers:
     def _tell(self, owned: OwnedShard | None, request: Request, encoded: bytes) -> None:
         if owned is not None:
             self._done(owned, request)
-        self._announcer.reply(request.envelope.client, request.request_id, encoded)
+        if request.envelope.client != NOBODY:
+            self._announcer.reply(request.envelope.client, request.request_id, encoded)
 
     def _done(self, owned: OwnedShard, request: Request) -> None:
         owned.intake.answered(request.request_id)

@@ -12,7 +12,7 @@ from entityq.address import Address
 from entityq.codec import Limits
 from entityq.definition import EntityDefinition, MessageDefinition
 from entityq.entry import decode_entry
-from entityq.envelope import Envelope, UnknownFormat, decode_envelope
+from entityq.envelope import NOBODY, Envelope, UnknownFormat, decode_envelope
 from entityq.errors import (
     EntityDefect,
     EntityNotAssigned,
@@ -143,7 +143,7 @@ class Dispatcher:
             return True
         except EntityQError as error:
             log.error("request.unreadable shard=%s request=%s: %s", owned.shard, row.request_id, error)
-            unreadable = Envelope(row.request_id, row.address, "unreadable", b"", True, 0)
+            unreadable = Envelope(row.request_id, row.address, "unreadable", b"", True, NOBODY)
             request = Request(unreadable, owned.shard_id, row.seq, None)
             self._answers.without_turn(owned, request, MalformedMessage, error.what)
             return True

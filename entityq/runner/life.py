@@ -18,6 +18,7 @@ from entityq.runner.activations import Activations
 from entityq.runner.announcer import Announcer
 from entityq.runner.answers import Answers
 from entityq.runner.attempt_record import AttemptRecord
+from entityq.runner.broadcasts import Broadcasts
 from entityq.runner.catching_up import CatchingUp
 from entityq.runner.commit import Commit, Committed
 from entityq.runner.committer import Committer
@@ -215,6 +216,19 @@ class Life:
         check = resources.new_health_check(resources.control, me)
         return Health(me, check, resources.health, lambda: self._keeper.members)
 
+    def _new_broadcasts(self) -> Broadcasts:
+        resources = self._resources
+        return Broadcasts(
+            self._session.incarnation,
+            resources.control,
+            resources.definitions,
+            residents=self.residents,
+            shards=self.shards,
+            prefetch=self.prefetch,
+            announce=self._announcer.reply,
+            max_payload=resources.settings.max_payload,
+        )
+
     async def _room(self) -> None:
         """Returns when more may be read."""
         await self.prefetch.room()
@@ -264,6 +278,7 @@ class Life:
                 start(self._passivation.run(), "passivation")
                 start(self._keeper.run(), "lease keeper")
                 start(PingAnswers(resources.control, me).run(), "ping answers")
+                start(self._new_broadcasts().run(), "broadcasts")
                 start(self._new_health().run(), "health")
                 start(Purger(resources.retention, self.shards, resources.current_facts).run(), "purger")
                 try:

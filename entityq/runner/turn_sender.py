@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol
 
 from entityq.address import Address
+from entityq.broadcast import Broadcast
 from entityq.call import Call, task_address
 from entityq.context import TurnContext
 from entityq.errors import EntityQError, PayloadTooLarge, PrimaryKeyConflict
@@ -122,6 +123,12 @@ class TurnSender:
         with self._waiting():
             return await self._client.ask(asked)
 
+    async def broadcast(self, call: Call) -> Broadcast:
+        """Leaves at once: nothing of it is part of the turn."""
+        self._require_running()
+        with self._waiting():
+            return await self._client.broadcast(call)
+
     async def status(self, address: Address) -> EntityStatus:
         return await self._client.status(address)
 
@@ -189,6 +196,10 @@ class BlockingTurnSender:
 
     def ask(self, call: Call) -> Any:
         return self._run(lambda: self._sender.ask(call))
+
+    def broadcast(self, call: Call) -> Broadcast:
+        reached: Broadcast = self._run(lambda: self._sender.broadcast(call))
+        return reached
 
     def _run(self, work: Callable[[], Awaitable[Any]]) -> Any:
         try:

@@ -11,6 +11,7 @@ from entityq.config import Settings
 from entityq.definition import EntityDefinition
 from entityq.entity import Entity, new_handle
 from entityq.errors import EntityQError
+from entityq.message import TypeMessage
 from entityq.ports import Home, Sender
 from entityq.request import Request, calls_of
 from entityq.sent import Sent
@@ -69,6 +70,10 @@ class InProcessClient(Generic[E]):
         """The same in sync code."""
         outcomes = self.sender().blocking().send_many(calls_of(self, requests))
         return [Sent(outcome) for outcome in outcomes]
+
+    def message(self, message: TypeMessage[P, R]) -> TypeMessage[P, R]:
+        """A message of a class, as in `client.message(Account.read).broadcast()`, sent through this client."""
+        return message.at_home(self)
 
     async def settle(self) -> None:
         """Waits until every request is answered, those that turns have sent too. Raises SendTimeout."""

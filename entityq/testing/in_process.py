@@ -8,10 +8,12 @@ import asyncio
 import contextvars
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
 from entityq.address import Address
+from entityq.broadcast import Broadcast, Reached, tally
 from entityq.call import Call
 from entityq.client.blocking import GRACE, BlockingClient, HomeLoop, Work
 from entityq.client.encoding import Encoder
@@ -125,6 +127,9 @@ class InProcess:
     async def ask(self, call: Call) -> Any:
         return await self._home_loop.run(partial(self._ask, call))
 
+    async def broadcast(self, call: Call) -> Broadcast:
+        return await self._home_loop.run(partial(self._broadcast, call))
+
     async def status(self, address: Address) -> EntityStatus:
         return self._outbox.status(address)
 
@@ -213,6 +218,20 @@ class InProcess:
             return
         self._residents.busy(activation)
         activation.deliver(request, definition.messages[envelope.message])
+
+    async def _broadcast(self, call: Call) -> Broadcast:
+        self._require_open()
+        self._require_known(call)
+        reached = refused = 0
+        for activation in self._residents:
+            if activation.definition is not call.entity or activation.ending:
+                continue
+            if activation.queued < activation.definition.mailbox_capacity:
+                self._deliver(self._encoder.request(replace(call, address=activation.address)).envelope, 0)
+                reached += 1
+            else:
+                refused += 1
+        return tally(1, [Reached(reached, refused)])
 
     def _require_known(self, call: Call) -> None:
         if self._definitions.get(call.address.type) is not call.entity:

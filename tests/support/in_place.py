@@ -8,6 +8,7 @@ from typing import Any
 
 from entityq import EntityDefect, EntityQ, EntityStatus, Failure, MalformedMessage, Receipt, TurnContext
 from entityq.address import Address
+from entityq.broadcast import Broadcast
 from entityq.call import Call
 from entityq.codec import Limits
 from entityq.context import Turn, current_turn
@@ -34,11 +35,15 @@ class InPlace:
         self.calls.append(call)
         return self._receipt(call)
 
+    async def broadcast(self, call: Call) -> Broadcast:
+        self.calls.append(call)
+        return Broadcast(runners=1, activations=len(self.states), refused=0, unanswered=0)
+
     async def status(self, address: Address) -> EntityStatus:
         return EntityStatus("idle" if address in self.states else "complete")
 
     def blocking(self) -> "BlockingInPlace":
-        return BlockingInPlace(self.ask, self.send)
+        return BlockingInPlace(self.ask, self.send, self.broadcast)
 
     def _receipt(self, call: Call) -> Receipt[Any]:
         return Receipt(
@@ -84,15 +89,21 @@ class BlockingInPlace:
         self,
         ask: Callable[[Call], Awaitable[Any]],
         send: Callable[[Call], Awaitable[Receipt[Any]]],
+        broadcast: Callable[[Call], Awaitable[Broadcast]],
     ) -> None:
         self._ask = ask
         self._send = send
+        self._broadcast = broadcast
 
     def ask(self, call: Call) -> Any:
         return asyncio.run(finished(partial(self._ask, call)))
 
     def send(self, call: Call) -> Receipt[Any]:
         return asyncio.run(finished(partial(self._send, call)))
+
+    def broadcast(self, call: Call) -> Broadcast:
+        reached: Broadcast = asyncio.run(finished(partial(self._broadcast, call)))
+        return reached
 
 
 async def finished(work: Callable[[], Awaitable[Any]]) -> Any:

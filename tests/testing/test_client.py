@@ -7,6 +7,7 @@ import pytest
 
 from entityq import (
     Accepted,
+    Broadcast,
     Entity,
     EntityQ,
     EntityQError,
@@ -129,6 +130,59 @@ async def test_an_end_cancels_running_turns_and_deactivates() -> None:
     assert "a" in Clerk.ended
     with pytest.raises(EntityQError, match="not open"):
         await client.at("a").tell("line")
+
+
+@app.entity(mailbox_capacity=1)
+class Bell(Entity):
+    heard = list[str]()
+
+    @message
+    async def mount(self) -> None: ...
+
+    @message(persisted=False)
+    async def ring(self, text: str) -> None:
+        self.heard.append(f"{self.id} {text}")
+
+    @message
+    async def ring_all(self, text: str) -> int:
+        return (await Bell.ring.broadcast(text)).activations
+
+
+async def test_a_broadcast_reaches_what_is_in_memory() -> None:
+    Bell.heard.clear()
+    async with testing.client(Bell, Ledger) as client:
+        for bell in ("a", "b"):
+            await client.at(bell).mount()
+        await client.at("l", Ledger).read()
+        reached = await client.message(Bell.ring).broadcast("noon")
+        assert reached == Broadcast(runners=1, activations=2, refused=0, unanswered=0)
+        await client.settle()
+        assert sorted(Bell.heard) == ["a noon", "b noon"]
+
+
+async def test_a_broadcast_of_a_turn_stays_in_the_client() -> None:
+    Bell.heard.clear()
+    async with testing.client(Bell) as client:
+        await client.at("a").mount()
+        # Its own mailbox is full: of the one request that sends it.
+        assert await client.at("b").ring_all("noon") == 1
+        await client.settle()
+        assert Bell.heard == ["a noon"]
+
+
+async def test_a_broadcast_needs_a_client_that_has_the_type() -> None:
+    async with testing.client(Ledger) as client:
+        with pytest.raises(RunnerNotRegistered, match=r"Add it: testing.client\(\.\.\., Bell\)"):
+            await client.message(Bell.ring).broadcast("noon")
+
+
+def test_a_broadcast_from_sync_code() -> None:
+    Bell.heard.clear()
+    with testing.client(Bell) as client:
+        client.at("a").mount.call()
+        assert client.message(Bell.ring).broadcast_blocking("noon").activations == 1
+        client.settle_blocking()
+    assert Bell.heard == ["a noon"]
 
 
 async def test_idle_entities_leave_memory() -> None:

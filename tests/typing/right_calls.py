@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self, assert_type
 
-from entityq import Entity, EntityQ, EntityStatus, Failure, Receipt, message
+from entityq import Broadcast, Entity, EntityQ, EntityStatus, Failure, Receipt, message, upcast
 
 app = EntityQ("bank")
 
@@ -50,6 +50,19 @@ class Account(Entity):
 
     @message(timeout=2)
     async def close(self) -> None: ...
+
+
+@app.entity(state_version=2)
+class Versioned(Entity):
+    cents: int = 0
+
+    @upcast(1)
+    @staticmethod
+    def to_cents(fields: dict[str, Any]) -> dict[str, Any]:
+        return {"cents": fields["balance"] * 100}
+
+
+assert_type(Versioned.to_cents({"balance": 1}), dict[str, Any])
 
 
 @app.entity(type="Book", shard_group="slow", mailbox_capacity=10, max_idle=60, concurrency=4)
@@ -107,6 +120,12 @@ async def options() -> None:
     assert_type(await withdraw.options(timeout=1).send(10), Receipt[int])
     assert_type(withdraw.delay(10), Receipt[int])
     assert_type(withdraw.call(10), int)
+
+
+async def broadcasts() -> None:
+    assert_type(await Account.read.broadcast(), Broadcast)
+    assert_type(Account.read.broadcast_blocking(), Broadcast)
+    assert_type(await Account.read.options(timeout=1).broadcast(), Broadcast)
 
 
 async def tasks() -> None:
