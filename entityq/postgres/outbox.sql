@@ -55,7 +55,7 @@ SELECT request_id, reply FROM outbox WHERE request_id = ANY (%(request_ids)b::bi
 -- name: read_position
 -- The last seq drawn so far. Read before the pages of a pass: whoever holds a later seq committed, or
 -- will commit, all its earlier ones in its own order.
-SELECT last_value FROM outbox_seq
+SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_seq
 
 -- name: read_pending
 -- One page of the unanswered requests of each of these shards, each in outbox order. Whatever would follow the

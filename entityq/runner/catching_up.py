@@ -19,6 +19,7 @@ PAGE = 1_000
 ROWS = 2_000
 SHARDS_AT_ONCE = 1_000
 PAUSE_AFTER_FAILURE = 0.2
+NOT_KNOWN = -1
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +28,7 @@ class Pass:
 
     owned: OwnedShard
     after: int = 0
-    position: int = 0  # not known yet: that of the outbox is at least 1
+    position: int = NOT_KNOWN
     ended: bool = False
 
 
@@ -93,7 +94,7 @@ class CatchingUp:
         reading = Pass(owned)
         while not reading.ended:
             await self._reads.submit(reading, 1)
-        self._replay(owned)
+        self._replay(owned, reading.position)
 
     async def _read(self, passes: Sequence[Pass]) -> list[None]:
         """One page of each; as many shards at once as there is room for at least a row of each."""
@@ -112,7 +113,7 @@ class CatchingUp:
 
     async def _read_page(self, passes: list[Pass], page: int) -> list[Pass]:
         """Returns those that are still to be read, because others had filled the page."""
-        starting = [reading for reading in passes if not reading.position]
+        starting = [reading for reading in passes if reading.position == NOT_KNOWN]
         if starting:
             # Before the first page: whoever drew a later seq had committed, or still has to commit, all its
             # earlier ones, so that no page shows a sender's later request without the earlier one.
@@ -134,16 +135,16 @@ class CatchingUp:
     def _take(self, reading: Pass, rows: Sequence[Row], whole: int) -> None:
         """`whole`: of so many rows there may be more behind them."""
         for row in rows:
-            if reading.owned.intake.take_row(row.request_id) is Verdict.DELIVER:
+            if reading.owned.intake.take_row(row.request_id, row.seq) is Verdict.DELIVER:
                 self._deliver_row(reading.owned, row)
         if len(rows) < whole:
             reading.ended = True
         else:
             reading.after = rows[-1].seq
 
-    def _replay(self, owned: OwnedShard) -> None:
+    def _replay(self, owned: OwnedShard, position: int) -> None:
         dropped: list[bytes] = []
-        for arrival, verdict in owned.intake.end_pass():
+        for arrival, verdict in owned.intake.end_pass(position):
             if verdict is Verdict.DELIVER:
                 self._deliver_arrival(owned, arrival)
             elif verdict is Verdict.DROP:

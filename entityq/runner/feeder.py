@@ -99,7 +99,7 @@ class Feeder:
             return all(
                 self._deliver(owned, row)
                 for row in rows
-                if owned.intake.take_row(row.request_id) is Verdict.DELIVER
+                if owned.intake.take_row(row.request_id, row.seq) is Verdict.DELIVER
             )
         finally:
             owned.reading_deferred = False

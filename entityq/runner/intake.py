@@ -4,6 +4,17 @@ One state machine for every kind of loss. The intake is either *serving* (entrie
 of their senders' numbers) or *catching up* (the outbox is read in passes; entries wait, or are dropped
 when too many wait). A gap, a flush, trimming, a takeover, an overflow and a sweep that found something
 all end in catching up. No I/O and no awaits: `catching_up.py` drives it.
+
+No request is delivered after its answer. What could bring it then:
+
+- a row: of a read that was sent before the answer. Answers are remembered for longer than a read can take
+  (`statement_timeout`);
+- an entry that this intake took in its sender's order, brought again by the own pending entries, a repeated
+  XADD or stale data of Redis: its number is old;
+- an entry of a request that the outbox brought first: its sender stood still between commit and publishing,
+  or a former owner answered it. Its number may well be the next one. It is known while the answer is
+  remembered; whatever could have been forgotten has a seq up to `_doubtful`, and of those requests only a
+  pass says whether they are unanswered.
 """
 
 import time
@@ -43,28 +54,34 @@ class ShardIntake:
 
     Args:
         max_waiting: entries kept while a pass runs; more are dropped, which costs one more pass.
+        max_senders: those whose place in the order is known.
         remember: seconds for which an answered request is remembered when an entry or a read that is
-            already on its way could still bring it.
+            already on its way could still bring it. Longer than any read takes.
     """
 
     def __init__(
         self,
         *,
         max_waiting: int = 2_000,
+        max_senders: int = 10_000,
         remember: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._order = SenderOrder()
+        self._order = SenderOrder(max_senders)
         self._max_waiting = max_waiting
         self._remember = remember
         self._clock = clock
         self._catching_up = True
         self._waiting: deque[Arrival] = deque()
-        self._dropped: dict[int, int] = {}  # sender -> highest n that only the outbox can bring now
-        self._covered: dict[int, int] = {}  # the same, as of the begin of the running pass
-        self._live: dict[int, bool] = {}  # queued or running -> whether it came from the outbox
-        self._answered: OrderedDict[int, float] = OrderedDict()
+        # sender -> highest n, with its seq, that only the outbox can bring now
+        self._dropped: dict[int, tuple[int, int]] = {}
+        # The same, as of the begin of the running pass.
+        self._covered: dict[int, tuple[int, int]] = {}
+        self._live: dict[int, int] = {}  # queued or running -> its seq if it came from the outbox, or 0
+        self._answered: OrderedDict[int, tuple[float, int]] = OrderedDict()  # -> until when, the same seq
         self._reads = 0
+        self._doubtful = 0
+        self._first_pass = True
 
     @property
     def catching_up(self) -> bool:
@@ -88,8 +105,15 @@ class ShardIntake:
                 self.must_catch_up()
                 return self._hold(arrival)
             case Position.NEXT:
-                self._order.advance(entry.sender, entry.n)
-                return self._deliver(arrival.request_id, from_outbox=False)
+                if entry.seq <= self._doubted() and not self.knows(arrival.request_id):
+                    self.must_catch_up()
+                    return self._hold(arrival)
+                self._order.advance(entry.sender, entry.n, entry.seq)
+                return self._deliver(arrival.request_id)
+
+    def _doubted(self) -> int:
+        """Up to this seq, a request that is not known may have been answered."""
+        return max(self._doubtful, self._order.forgotten)
 
     def _hold(self, arrival: Arrival) -> Verdict:
         if len(self._waiting) < self._max_waiting:
@@ -99,18 +123,17 @@ class ShardIntake:
         return Verdict.DROP
 
     def _drop(self, entry: Entry) -> None:
-        if entry.n > self._dropped.get(entry.sender, 0):
-            self._dropped[entry.sender] = entry.n
+        self._dropped[entry.sender] = max((entry.n, entry.seq), self._dropped.get(entry.sender, (0, 0)))
 
-    def _deliver(self, request_id: int, *, from_outbox: bool) -> Verdict:
+    def _deliver(self, request_id: int, seq: int = 0) -> Verdict:
         if self.knows(request_id):
             return Verdict.DROP
-        self._live[request_id] = from_outbox
+        self._live[request_id] = seq
         return Verdict.DELIVER
 
     def take_volatile(self, request_id: int) -> bool:
         """Whether a volatile entry is new: the own pending entries are read again after an error."""
-        return self._deliver(request_id, from_outbox=False) is Verdict.DELIVER
+        return self._deliver(request_id) is Verdict.DELIVER
 
     # ----- passes over the outbox
 
@@ -129,19 +152,23 @@ class ShardIntake:
         self._reads += 1
         return given_up
 
-    def take_row(self, request_id: int) -> Verdict:
+    def take_row(self, request_id: int, seq: int) -> Verdict:
         """Decide about one row that a read of the outbox brought, in outbox order."""
-        return self._deliver(request_id, from_outbox=True)
+        return self._deliver(request_id, seq)
 
-    def end_pass(self) -> Iterator[tuple[Arrival, Verdict]]:
-        """Everything that was unanswered when the pass began has been read.
+    def end_pass(self, position: int) -> Iterator[tuple[Arrival, Verdict]]:
+        """Everything that was unanswered when the pass began, with a seq up to `position`, has been read.
 
         Yields the entries that waited, with what becomes of them. Afterwards `catching_up` tells whether
         another pass is needed.
         """
         self._reads -= 1
-        for sender, n in self._covered.items():
-            self._order.advance(sender, n)
+        if self._first_pass:
+            # What it did not bring, former owners may have answered.
+            self._first_pass = False
+            self._doubtful = max(position, self._doubtful)
+        for sender, (n, seq) in self._covered.items():
+            self._order.advance(sender, n, seq)
         self._covered = {}
         self._catching_up = False
         waiting, self._waiting = self._waiting, deque()
@@ -153,15 +180,15 @@ class ShardIntake:
     def _replay(self, arrival: Arrival) -> Verdict:
         if not self._catching_up and self.knows(arrival.request_id):
             # The pass read it, and so all that its sender sent before it.
-            self._order.advance(arrival.entry.sender, arrival.entry.n)
+            self._order.advance(arrival.entry.sender, arrival.entry.n, arrival.entry.seq)
             return Verdict.DROP
         return self.take(arrival)
 
     def abandon_pass(self) -> None:
         """The pass failed (Postgres did not answer): the next one must cover what this one should have."""
         self._reads -= 1
-        for sender, n in self._covered.items():
-            self._dropped[sender] = max(n, self._dropped.get(sender, 0))
+        for sender, last in self._covered.items():
+            self._dropped[sender] = max(last, self._dropped.get(sender, (0, 0)))
         self._covered = {}
 
     # ----- what is known
@@ -178,11 +205,12 @@ class ShardIntake:
 
     def answered(self, request_id: int) -> None:
         """The request's reply is committed."""
-        from_outbox = self._live.pop(request_id, False)
-        if from_outbox or self._reads:
-            self._answered[request_id] = self._clock() + self._remember
-        while self._answered and next(iter(self._answered.values())) < self._clock():
-            self._answered.popitem(last=False)
+        seq = self._live.pop(request_id, 0)
+        if seq or self._reads:
+            self._answered[request_id] = self._clock() + self._remember, seq
+        while self._answered and next(iter(self._answered.values()))[0] < self._clock():
+            _, (_, seq) = self._answered.popitem(last=False)
+            self._doubtful = max(seq, self._doubtful)
 
     def forget(self, request_id: int) -> None:
         """The request left the runner unanswered; the outbox can bring it again."""

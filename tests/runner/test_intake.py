@@ -52,7 +52,7 @@ class IntakeMachine(RuleBasedStateMachine):
     @initialize(max_waiting=st.integers(0, 3))
     def start(self, max_waiting: int) -> None:
         self.now = 0.0
-        self.intake = ShardIntake(max_waiting=max_waiting, remember=60, clock=lambda: self.now)
+        self.intake = self._new_intake(max_waiting)
         self.outbox = Outbox()
         self.open: dict[int, Row] = {}
         self.n: defaultdict[int, int] = defaultdict(int)
@@ -63,6 +63,8 @@ class IntakeMachine(RuleBasedStateMachine):
         self.position: int | None = None
         self.after = 0
         self.fetched: tuple[list[Row], bool] | None = None
+        self.unpublished: list[Arrival] = []
+        self.history: list[Arrival] = []
 
     # ----- senders
 
@@ -78,9 +80,18 @@ class IntakeMachine(RuleBasedStateMachine):
             return
         row.committed = True
         self.n[sender] += 1
+        self.entries += 1
+        entry = arrival(self.entries, row, self.n[sender])
         if published:
-            self.entries += 1
-            self.stream.append(arrival(self.entries, row, self.n[sender]))
+            self._publish(entry)
+        else:
+            self.unpublished.append(entry)
+
+    @precondition(lambda self: self.unpublished)
+    @rule(data=st.data())
+    def publish_late(self, data: st.DataObject) -> None:
+        """It stood still between commit and publishing."""
+        self._publish(self.unpublished.pop(data.draw(st.integers(0, len(self.unpublished) - 1))))
 
     @rule(sender=SEND)
     def burn(self, sender: int) -> None:
@@ -98,6 +109,28 @@ class IntakeMachine(RuleBasedStateMachine):
     @rule()
     def repeat_an_entry(self) -> None:
         self.stream.appendleft(self.stream[0])
+
+    @precondition(lambda self: self.history)
+    @rule(data=st.data())
+    def bring_back(self, data: st.DataObject) -> None:
+        """Stale data, as of a time at which some of it was there."""
+        first = data.draw(st.integers(0, len(self.history) - 1))
+        self.stream.extend(self.history[first:])
+
+    @precondition(lambda self: self.fetched is None)
+    @rule()
+    def wait_for_long(self) -> None:
+        """No read is on its way for so long."""
+        self.now += 61
+
+    @precondition(lambda self: self.fetched is None)
+    @rule(max_waiting=st.integers(0, 3))
+    def take_over(self, max_waiting: int) -> None:
+        """Another owner, which knows nothing; what was not answered runs again."""
+        self.intake = self._new_intake(max_waiting)
+        self.position = None
+        self.delivered = [row for row in self.delivered if row.request_id not in self.running]
+        self.running = {}
 
     @precondition(lambda self: self.stream)
     @rule()
@@ -126,13 +159,14 @@ class IntakeMachine(RuleBasedStateMachine):
         assert self.fetched is not None
         (rows, more), self.fetched = self.fetched, None
         for row in rows:
-            if self.intake.take_row(row.request_id) is Verdict.DELIVER:
+            if self.intake.take_row(row.request_id, row.seq) is Verdict.DELIVER:
                 self._deliver(row)
         if more:
             self.after = rows[-1].seq
             return
-        self.position = None
-        for waiting, verdict in self.intake.end_pass():
+        position, self.position = self.position, None
+        assert position is not None
+        for waiting, verdict in self.intake.end_pass(position):
             if verdict is Verdict.DELIVER:
                 self._deliver(self._row(waiting.request_id))
 
@@ -188,6 +222,13 @@ class IntakeMachine(RuleBasedStateMachine):
 
     # ----- helpers
 
+    def _new_intake(self, max_waiting: int) -> ShardIntake:
+        return ShardIntake(max_waiting=max_waiting, max_senders=2, remember=60, clock=lambda: self.now)
+
+    def _publish(self, entry: Arrival) -> None:
+        self.stream.append(entry)
+        self.history.append(entry)
+
     def _entry(self, entry: Arrival) -> None:
         if self.intake.take(entry) is Verdict.DELIVER:
             self._deliver(self._row(entry.request_id))
@@ -209,7 +250,7 @@ TestIntake.settings = settings(max_examples=300, stateful_step_count=60, deadlin
 def served(*, max_waiting: int = 10) -> ShardIntake:
     intake = ShardIntake(max_waiting=max_waiting)
     intake.begin_pass()
-    assert list(intake.end_pass()) == []
+    assert list(intake.end_pass(0)) == []
     return intake
 
 
@@ -220,7 +261,7 @@ def test_a_request_answered_while_a_read_is_on_its_way_is_not_delivered_again() 
     intake.must_catch_up()
     intake.begin_pass()  # the read is sent, and its snapshot still has the row
     intake.answered(10)
-    assert intake.take_row(10) is Verdict.DROP
+    assert intake.take_row(10, 1) is Verdict.DROP
 
 
 def test_an_answered_request_of_the_stream_needs_no_memory() -> None:
@@ -236,7 +277,7 @@ def test_more_entries_than_may_wait_cost_one_more_pass_at_once() -> None:
     intake.begin_pass()
     assert intake.take(arrival(1, Row(10, 1, sender=7), 1)) is Verdict.WAIT
     assert intake.take(arrival(2, Row(20, 2, sender=7), 2)) is Verdict.DROP
-    assert [verdict for _, verdict in intake.end_pass()] == [Verdict.DELIVER]
+    assert [verdict for _, verdict in intake.end_pass(0)] == [Verdict.DELIVER]
     assert intake.catching_up
 
 
@@ -246,14 +287,69 @@ def test_what_a_failed_pass_should_have_covered_the_next_one_covers() -> None:
     assert len(intake.begin_pass()) == 1
     intake.abandon_pass()
     intake.begin_pass()
-    list(intake.end_pass())
+    list(intake.end_pass(0))
     assert intake.take(arrival(2, Row(60, 6, sender=7), 6)) is Verdict.DELIVER
 
 
 def test_an_entry_that_the_pass_already_read_is_not_a_gap() -> None:
     intake = ShardIntake(max_waiting=10)
     intake.begin_pass()
-    assert intake.take_row(50) is Verdict.DELIVER
+    assert intake.take_row(50, 5) is Verdict.DELIVER
     assert intake.take(arrival(1, Row(50, 5, sender=7), 5)) is Verdict.WAIT
-    assert [verdict for _, verdict in intake.end_pass()] == [Verdict.DROP]
+    assert [verdict for _, verdict in intake.end_pass(0)] == [Verdict.DROP]
     assert not intake.catching_up
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def unanswered_in(intake: ShardIntake, position: int, *rows: Row) -> list[Verdict]:
+    """A pass that brings these."""
+    intake.begin_pass()
+    verdicts = [intake.take_row(row.request_id, row.seq) for row in rows]
+    assert list(intake.end_pass(position)) == []
+    return verdicts
+
+
+def test_an_entry_that_is_published_long_after_its_answer_is_not_delivered() -> None:
+    """Its sender stood still after the commit; a sweep found the request, and its number is the next one."""
+    clock = Clock()
+    intake = ShardIntake(clock=clock)
+    unanswered_in(intake, 0)
+    late, other, new = Row(10, 1, sender=7), Row(20, 2, sender=8), Row(30, 3, sender=7)
+    intake.must_catch_up()
+    assert unanswered_in(intake, 2, late, other) == [Verdict.DELIVER, Verdict.DELIVER]
+    intake.answered(10)
+    clock.now += 61
+    intake.answered(20)
+    assert not intake.knows(10)
+    assert intake.take(arrival(1, late, 1)) is Verdict.WAIT
+    assert intake.catching_up
+    intake.begin_pass()
+    assert list(intake.end_pass(2)) == []
+    assert intake.take(arrival(2, new, 2)) is Verdict.DELIVER
+
+
+def test_what_a_former_owner_answered_is_not_delivered() -> None:
+    """And its entry was never read, or came back with stale data."""
+    intake = ShardIntake()
+    unanswered_in(intake, 5)
+    assert intake.take(arrival(1, Row(50, 5, sender=7), 1)) is Verdict.WAIT
+    unanswered_in(intake, 5)
+    assert intake.take(arrival(2, Row(60, 6, sender=7), 2)) is Verdict.DELIVER
+    assert not intake.catching_up
+
+
+def test_the_first_entry_of_a_forgotten_sender_is_not_delivered_again() -> None:
+    intake = ShardIntake(max_senders=1)
+    unanswered_in(intake, 0)
+    first = arrival(1, Row(10, 1, sender=7), 1)
+    assert intake.take(first) is Verdict.DELIVER
+    intake.answered(10)
+    assert intake.take(arrival(2, Row(20, 2, sender=8), 1)) is Verdict.DELIVER
+    assert intake.take(first) is Verdict.WAIT
+    assert intake.catching_up
