@@ -138,9 +138,9 @@ async def test_an_ask_hears_its_reply(bank: Bank, outbox: Outbox, redis: Any, na
 
 
 async def test_an_ask_that_hears_nothing_reads_the_outbox(bank: Bank, outbox: Outbox) -> None:
-    asking = asyncio.ensure_future(bank.account("a").deposit.options(timeout=10)(1, reference="r"))
+    asking = asyncio.ensure_future(bank.account("a").deposit.options(timeout=60)(1, reference="r"))
     answer(outbox, (await stored_row(outbox)).request_id, msgpack.packb(7))
-    assert await asyncio.wait_for(asking, 5) == 7
+    assert await asyncio.wait_for(asking, 30) == 7
 
 
 async def test_a_receipt_can_be_awaited_again_and_by_several(bank: Bank, outbox: Outbox) -> None:

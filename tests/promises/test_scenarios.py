@@ -266,10 +266,10 @@ async def test_postgres_is_killed_and_comes_back_while_requests_are_sent(
     await private_cluster.serving(runner, shards=SHARDS)
     entities = [f"crash-{number}" for number in range(10)]
     sending = asyncio.create_task(send_everywhere(sender, entities, 30))
-    await eventually_async(lambda: asyncio.to_thread(lambda: private_cluster.pending or sending.done()))
+    await eventually_async(lambda: asyncio.to_thread(lambda: private_cluster.pending or sending.done()), 20)
     await asyncio.to_thread(private_servers.postgres.kill)
     await asyncio.to_thread(private_servers.postgres.start)
-    receipts = await asyncio.wait_for(sending, 30)
+    receipts = await asyncio.wait_for(sending, 60)
     assert await asyncio.gather(*receipts) == list(range(1, 31)) * 10
 
 
