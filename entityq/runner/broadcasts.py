@@ -22,7 +22,8 @@ from entityq.runner.shard_table import ShardTable
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 100
+# Bytes of envelopes that wait to be delivered; one alone may be larger.
+MAX_WAITING = 16 * 1024**2
 # Activations that get it without a pause for what else runs on the loop.
 AT_ONCE = 100
 
@@ -56,31 +57,38 @@ class Broadcasts:
         self._announce = announce
         self._limits = Limits(max_bytes=max_payload + 65_536)
         self._clock = clock
-        self._waiting: asyncio.Queue[ControlMessage] = asyncio.Queue(MAX_WAITING)
+        self._waiting: asyncio.Queue[tuple[bytes, int]] = asyncio.Queue()
+        self._waiting_bytes = 0
 
     async def run(self) -> None:
-        with self._control.listening(self._hear):
+        with self._control.listening(self.hear):
             while True:
-                await self._take(await self._waiting.get())
+                encoded, answer_id = await self._waiting.get()
+                self._waiting_bytes -= len(encoded)
+                await self._take(encoded, answer_id)
 
-    def _hear(self, message: ControlMessage) -> None:
+    def hear(self, message: ControlMessage) -> None:
+        """Called by the control channel; `run` does the rest."""
         if message.kind != KIND:
             return
-        if self._waiting.full():
-            log.warning(
-                "broadcast.dropped: %s wait already; its sender counts this runner as silent", MAX_WAITING
-            )
-            return
-        self._waiting.put_nowait(message)
-
-    async def _take(self, message: ControlMessage) -> None:
         try:
             read = read_broadcast(message, self._me)
-            if read is None:
-                return
-            encoded, answer_id = read
+        except ValueError as error:
+            log.warning("broadcast.unreadable: %s", error)
+            return
+        if read is None:
+            return
+        size = len(read[0])
+        if self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING:
+            log.warning("broadcast.dropped: too many at once; its sender counts this runner as silent")
+            return
+        self._waiting_bytes += size
+        self._waiting.put_nowait(read)
+
+    async def _take(self, encoded: bytes, answer_id: int) -> None:
+        try:
             envelope = decode_envelope(encoded, self._limits)
-        except (EntityQError, UnknownFormat, ValueError) as error:
+        except (EntityQError, UnknownFormat) as error:
             log.warning("broadcast.unreadable: %s", error)
             return
         if envelope.deadline_ms is not None and envelope.deadline_ms < self._clock() * 1000:
