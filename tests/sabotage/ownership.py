@@ -129,7 +129,7 @@ OWNERSHIP_SAFEGUARDS = (
         (
             Edit(
                 "entityq/runner/catching_up.py",
-                "starting = [reading for reading in passes if not reading.position]",
+                "starting = [reading for reading in passes if reading.position == NOT_KNOWN]",
                 "starting = list(passes)",
             ),
         ),
