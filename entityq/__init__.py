@@ -25,6 +25,7 @@ from entityq.errors import (
 from entityq.failure import Failure, UnknownFailure
 from entityq.receipt import Receipt
 from entityq.request import Request
+from entityq.retry import RetryPolicy
 from entityq.sent import Sent
 from entityq.status import EntityStatus
 from entityq.upcast import Upcaster, upcast
@@ -49,6 +50,7 @@ __all__ = [
     "Receipt",
     "ReplyExpired",
     "Request",
+    "RetryPolicy",
     "RunnerNotRegistered",
     "RunnerUnavailable",
     "SendTimeout",

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mappi
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from entityq.address import Address
 from entityq.call import Call
@@ -22,6 +22,7 @@ from entityq.receipt import Receipt
 from entityq.registration import EntityOptions, TaskOptions, define_entity, define_task
 from entityq.request import Request, calls_of
 from entityq.retention import Duration
+from entityq.retry import HANDLER_RETRY, RetryPolicy
 from entityq.runner.opening import open_runner
 from entityq.runner.runner import Runner
 from entityq.sent import Sent
@@ -201,6 +202,8 @@ class EntityQ:
         max_idle: float = 300.0,
         concurrency: int = 1,
         state_version: int = 1,
+        retry: RetryPolicy = HANDLER_RETRY,
+        head_of_line: Literal["block", "park"] = "block",
     ) -> Callable[[type[E]], type[E]]: ...
 
     def entity(
@@ -214,6 +217,8 @@ class EntityQ:
         max_idle: float = 300.0,
         concurrency: int = 1,
         state_version: int = 1,
+        retry: RetryPolicy = HANDLER_RETRY,
+        head_of_line: Literal["block", "park"] = "block",
     ) -> type[E] | Callable[[type[E]], type[E]]:
         """Makes a subclass of Entity an entity type of this app. Raises TypeError for what cannot work.
 
@@ -223,8 +228,20 @@ class EntityQ:
         max_idle: seconds without a request after which an entity leaves memory.
         concurrency: how many messages declared `concurrent` one entity processes at once.
         state_version: raised when what is stored changes its meaning; each older version needs an `@upcast`.
+        retry: how often, and when, its messages run again after a defect.
+        head_of_line: what the messages behind one that waits for its next attempt do: "block" (wait, so that
+            the order is kept) or "park" (go on; the one that failed comes later).
         """
-        options = EntityOptions(type, shard_group, mailbox_capacity, max_idle, concurrency, state_version)
+        options = EntityOptions(
+            type,
+            shard_group,
+            mailbox_capacity,
+            max_idle,
+            concurrency,
+            state_version,
+            retry=retry,
+            head_of_line=head_of_line,
+        )
         return partial(self._add_entity, options) if cls is None else self._add_entity(options, cls)
 
     @overload
@@ -247,6 +264,7 @@ class EntityQ:
         timeout: float | None = None,
         keep: Duration | None = None,
         keep_keys: Duration | None = None,
+        retry: RetryPolicy = HANDLER_RETRY,
     ) -> TaskDecorator: ...
 
     def task(
@@ -261,15 +279,17 @@ class EntityQ:
         timeout: float | None = None,
         keep: Duration | None = None,
         keep_keys: Duration | None = None,
+        retry: RetryPolicy = HANDLER_RETRY,
     ) -> Task[..., Any, Any] | TaskDecorator:
         """Makes a function a task of this app. Raises TypeError for what cannot work.
 
         name: its name in addresses, by default the function's name.
         primary_key: the parameter that makes a call known: a repeat gets the first reply.
         persisted, timeout, keep, keep_keys: as for `@message`.
+        retry: how often, and when, it runs again after a defect.
         """
         options = TaskOptions(
-            name, shard_group, primary_key, persisted, timeout, keep=keep, keep_keys=keep_keys
+            name, shard_group, primary_key, persisted, timeout, keep=keep, keep_keys=keep_keys, retry=retry
         )
         decorator = TaskDecorator(partial(self._add_task, options))
         return decorator if function is None else self._add_task(options, function)

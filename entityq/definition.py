@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from entityq.address import Address
 from entityq.retention import AS_SETTINGS_SAY, Retention
+from entityq.retry import HANDLER_RETRY, RetryPolicy
 from entityq.schema import UNREAD, PayloadSchema, StateSchema, ValueSchema
 
 # System messages begin with "$", so that no user's message can have their name.
@@ -19,6 +20,13 @@ class Role(Enum):
     HANDLE = "handle"
     ACTIVATION = "activation"
     READ_ONLY = "read-only activation"
+
+
+class HeadOfLine(Enum):
+    """What the messages of an entity do that are behind one in backoff: wait, so that the order is kept, or go on."""
+
+    BLOCK = "block"
+    PARK = "park"
 
 
 class Activation(Protocol):
@@ -46,6 +54,7 @@ class MessageDefinition:
     timeout: float | None = None
     primary_key: str | None = None
     retention: Retention = AS_SETTINGS_SAY
+    retry: RetryPolicy | None = None
 
     @property
     def changes_state(self) -> bool:
@@ -55,7 +64,10 @@ class MessageDefinition:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EntityDefinition:
-    """`messages` by name, system messages included; `max_idle` is in seconds; tasks are stateless."""
+    """`messages` by name, system messages included; `max_idle` is in seconds; tasks are stateless.
+
+    `retry`: of messages that have no policy of their own.
+    """
 
     type: str
     cls: ActivationClass = field(repr=False)
@@ -66,6 +78,16 @@ class EntityDefinition:
     max_idle: float = 300.0
     concurrency: int = 1
     stateless: bool = False
+    retry: RetryPolicy = HANDLER_RETRY
+    head_of_line: HeadOfLine = HeadOfLine.BLOCK
+
+    def parks(self, message: MessageDefinition) -> bool:
+        """Whether a request steps aside while it is in backoff: nothing behind it has to wait."""
+        return self.stateless or message.concurrent or self.head_of_line is HeadOfLine.PARK
+
+    def policy(self, message: MessageDefinition) -> RetryPolicy:
+        """Of the message's defects."""
+        return self.retry if message.retry is None else message.retry
 
     def new_activation(
         self, entity_id: str, values: Mapping[str, object], *, read_only: bool = False

@@ -11,6 +11,7 @@ from entityq.definition import FORGET, EntityDefinition, Role, place
 from entityq.message import BoundMessage, TypeMessage
 from entityq.ports import Home
 from entityq.retention import Duration
+from entityq.retry import RetryPolicy
 from entityq.status import EntityStatus
 
 P = ParamSpec("P")
@@ -124,6 +125,7 @@ class MessageOptions:
     name: str | None = None
     keep: Duration | None = None
     keep_keys: Duration | None = None
+    retry: RetryPolicy | None = None
 
 
 class Message(Generic[P, R]):
@@ -186,6 +188,7 @@ def message(
     name: str | None = None,
     keep: Duration | None = None,
     keep_keys: Duration | None = None,
+    retry: RetryPolicy | None = None,
 ) -> MessageDecorator: ...
 
 
@@ -200,6 +203,7 @@ def message(
     name: str | None = None,
     keep: Duration | None = None,
     keep_keys: Duration | None = None,
+    retry: RetryPolicy | None = None,
 ) -> Message[..., Any] | MessageDecorator:
     """Makes a method of an entity a message. An `async def` runs in the event loop, a `def` in a thread.
 
@@ -210,9 +214,10 @@ def message(
     name: how it is called on the wire, by default the method's name.
     keep: how long its replies are kept, in seconds or as a timedelta; by default what the settings say.
     keep_keys: how long its primary keys are kept, also from the reply on: a repeat gets ReplyExpired then.
+    retry: how often, and when, it runs again after a defect; by default what the entity type says.
     """
     options = MessageOptions(
-        primary_key, persisted, concurrent, timeout, name, keep=keep, keep_keys=keep_keys
+        primary_key, persisted, concurrent, timeout, name, keep=keep, keep_keys=keep_keys, retry=retry
     )
     return MessageDecorator(options) if handler is None else Message(handler, options)
 

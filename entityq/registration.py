@@ -8,9 +8,10 @@ from functools import wraps
 from types import MappingProxyType
 from typing import Any, cast
 
-from entityq.definition import FORGET, EntityDefinition, MessageDefinition
+from entityq.definition import FORGET, EntityDefinition, HeadOfLine, MessageDefinition
 from entityq.entity import Entity, Field, Message, MessageOptions
 from entityq.retention import Duration, Retention, read_retention
+from entityq.retry import HANDLER_RETRY, RetryPolicy
 from entityq.schema import PayloadSchema, StateSchema, ValueSchema, public_annotations
 from entityq.signature import read_signature
 from entityq.upcast import Upcaster, chain
@@ -33,6 +34,8 @@ class EntityOptions:
     max_idle: float = 300.0
     concurrency: int = 1
     state_version: int = 1
+    retry: RetryPolicy = HANDLER_RETRY
+    head_of_line: str = HeadOfLine.BLOCK.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class TaskOptions:
     timeout: float | None = None
     keep: Duration | None = None
     keep_keys: Duration | None = None
+    retry: RetryPolicy = HANDLER_RETRY
 
 
 class TaskActivation(Entity):
@@ -72,6 +76,8 @@ def define_entity(cls: type[object], options: EntityOptions) -> EntityDefinition
         mailbox_capacity=options.mailbox_capacity,
         max_idle=options.max_idle,
         concurrency=options.concurrency,
+        retry=options.retry,
+        head_of_line=_head_of_line(type_name, options.head_of_line),
     )
     for name in state.fields:
         setattr(cls, name, Field(name, state.default(name)))
@@ -98,6 +104,7 @@ def define_task(function: Callable[..., Any], options: TaskOptions) -> EntityDef
         messages=MappingProxyType({TASK_MESSAGE: message, FORGET: _forget_message(name)}),
         shard_group=_require_group(options.shard_group),
         stateless=True,
+        retry=options.retry,
     )
 
 
@@ -177,6 +184,7 @@ def _message_definition(
         timeout=options.timeout,
         primary_key=options.primary_key,
         retention=_retention(what, options),
+        retry=_retry(what, options),
     )
 
 
@@ -184,6 +192,19 @@ def _retention(what: str, options: MessageOptions) -> Retention:
     if not options.persisted and (options.keep, options.keep_keys) != (None, None):
         raise TypeError(f"{what}: nothing of a volatile message is kept")
     return read_retention(what, options.keep, options.keep_keys)
+
+
+def _retry(what: str, options: MessageOptions) -> RetryPolicy | None:
+    if options.retry is not None and not options.persisted:
+        raise TypeError(f"{what}: a volatile message is not run again, so it takes no retry")
+    return options.retry
+
+
+def _head_of_line(type_name: str, word: str) -> HeadOfLine:
+    try:
+        return HeadOfLine(word)
+    except ValueError:
+        raise TypeError(f"{type_name}: head_of_line is block or park, not {word!r}") from None
 
 
 def _without_activation(function: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:

@@ -31,6 +31,10 @@ class RetryPolicy:
             raise ValueError(f"attempts is a number from 1, not {self.attempts}")
 
 
+# Of handlers that raise what they do not declare: a hiccup is over within a second, an outage within the hour.
+HANDLER_RETRY = RetryPolicy(initial=0.1, factor=3.0, maximum=60.0, total=3600.0, attempts=5)
+
+
 def delay(policy: RetryPolicy, attempt: int, random: Callable[[], float]) -> float:
     """Seconds to wait after the failed attempt number `attempt` (from 1): full jitter, 0 to the ceiling.
 

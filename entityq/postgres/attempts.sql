@@ -3,3 +3,38 @@
 UPDATE pending SET attempts = attempts + 1
 WHERE shard_id = %(shard_id)b AND seq = %(seq)b AND request_id = %(request_id)b
 RETURNING attempts
+
+-- name: set_back
+-- Failed attempts, with the time of the next one. `retries` is what the runner took it to be: another number,
+-- or no row, means that it read the row before somebody else wrote it. A parked request is no pending one until
+-- it is due.
+WITH failed AS (
+    SELECT * FROM unnest(
+        %(shard_ids)b::integer[], %(seqs)b::bigint[], %(request_ids)b::bigint[], %(retries)b::smallint[],
+        %(delays)b::float8[], %(lasted)b::float8[], %(parked)b::boolean[]
+    ) AS f (shard_id, seq, request_id, retries, delay, lasted, parked)
+), kept AS (
+    UPDATE pending p
+    SET retries = least(p.retries::integer + 1, 32767)::smallint,
+        failing_since = coalesce(p.failing_since, clock_timestamp() - make_interval(secs => f.lasted)),
+        resume_at = clock_timestamp() + make_interval(secs => f.delay)
+    FROM failed f
+    WHERE NOT f.parked AND p.shard_id = f.shard_id AND p.seq = f.seq AND p.request_id = f.request_id
+      AND p.retries = f.retries
+    RETURNING p.request_id
+), moved AS (
+    DELETE FROM pending p
+    USING failed f
+    WHERE f.parked AND p.shard_id = f.shard_id AND p.seq = f.seq AND p.request_id = f.request_id
+      AND p.retries = f.retries
+    RETURNING p.shard_id, p.request_id, p.entity_hash, p.attempts, p.retries, p.failing_since, f.delay, f.lasted
+), parked AS (
+    INSERT INTO timer (shard_id, due_at, request_id, entity_hash, attempts, retries, failing_since)
+    SELECT shard_id, clock_timestamp() + make_interval(secs => delay), request_id, entity_hash, attempts,
+           least(retries::integer + 1, 32767)::smallint,
+           coalesce(failing_since, clock_timestamp() - make_interval(secs => lasted))
+    FROM moved
+)
+SELECT request_id FROM kept
+UNION ALL
+SELECT request_id FROM moved

@@ -19,13 +19,20 @@ PAGE_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An unanswered request as the outbox keeps it. `attempts`: turns of it that ended their process."""
+    """An unanswered request as the outbox keeps it; times are in seconds.
+
+    `attempts`: turns of it that ended their process. `retries`: those that ended in a defect, for as long as it
+    has been `failing`. It is not to be run before `wait` is over.
+    """
 
     seq: int
     request_id: int
     address: Address
     envelope: bytes
     attempts: int
+    retries: int = 0
+    failing: float | None = None
+    wait: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,5 +158,6 @@ class Backlog:
 
 
 def _row(row: tuple[Any, ...]) -> Row:
-    seq, request_id, type_, entity_id, envelope, attempts = row
-    return Row(seq, request_id, Address(type_, entity_id), envelope, attempts)
+    seq, request_id, type_, entity_id, envelope, attempts, retries, failing, wait = row
+    address = Address(type_, entity_id)
+    return Row(seq, request_id, address, envelope, attempts, retries, failing, max(0.0, wait or 0.0))

@@ -58,17 +58,22 @@ SELECT request_id, reply FROM outbox WHERE request_id = ANY (%(request_ids)b::bi
 SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_seq
 
 -- name: read_pending
+-- Times are seconds from now, by this clock: that of a runner may be another. ('infinity' minus something is
+-- an error before PostgreSQL 17.)
 -- One page of the unanswered requests of each of these shards, each in outbox order. Whatever would follow the
 -- first `most_bytes` of envelopes is left out; the length of a large one is known without reading it.
 -- (OFFSET 0: a lookup by key, also where the statistics say that the outbox has but a row.)
-SELECT shard_id, seq, request_id, type, entity_id, envelope, attempts
+SELECT shard_id, seq, request_id, type, entity_id, envelope, attempts, retries, failing, wait
 FROM (
-    SELECT s.place, s.shard_id, p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts,
+    SELECT s.place, s.shard_id, p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts, p.retries,
+           extract(epoch FROM clock_timestamp() - p.failing_since)::float8 AS failing,
+           CASE WHEN isfinite(p.resume_at) THEN extract(epoch FROM p.resume_at - clock_timestamp())::float8
+                ELSE extract(epoch FROM p.resume_at)::float8 END AS wait,
            sum(octet_length(o.envelope)) OVER (ORDER BY s.place, p.seq) - octet_length(o.envelope) AS before
     FROM unnest(%(shard_ids)b::integer[], %(afters)b::bigint[], %(positions)b::bigint[])
          WITH ORDINALITY AS s (shard_id, after, position, place)
     CROSS JOIN LATERAL (
-        SELECT seq, request_id, attempts FROM pending
+        SELECT seq, request_id, attempts, retries, failing_since, resume_at FROM pending
         WHERE pending.shard_id = s.shard_id AND pending.seq > s.after AND pending.seq <= s.position
         ORDER BY pending.seq
         LIMIT %(page)b
@@ -81,9 +86,12 @@ ORDER BY place, seq
 -- name: read_pending_of_entity
 -- The same for one entity, always from its oldest one: one statement is one snapshot, in which whoever
 -- sees a request of a sender sees that sender's earlier ones too.
-SELECT seq, request_id, type, entity_id, envelope, attempts
+SELECT seq, request_id, type, entity_id, envelope, attempts, retries, failing, wait
 FROM (
-    SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts,
+    SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts, p.retries,
+           extract(epoch FROM clock_timestamp() - p.failing_since)::float8 AS failing,
+           CASE WHEN isfinite(p.resume_at) THEN extract(epoch FROM p.resume_at - clock_timestamp())::float8
+                ELSE extract(epoch FROM p.resume_at)::float8 END AS wait,
            sum(octet_length(o.envelope)) OVER (ORDER BY p.seq) - octet_length(o.envelope) AS before
     FROM pending p
     CROSS JOIN LATERAL (SELECT * FROM outbox WHERE outbox.request_id = p.request_id OFFSET 0) o

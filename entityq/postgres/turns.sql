@@ -11,7 +11,7 @@ JOIN entity e ON e.shard_id = a.shard_id AND e.type = a.type AND e.entity_id = a
 -- a nested loop over both.)
 --   conflict  a request that it sends meets a known key with another payload: refused, nothing is written,
 --   closed    a request that it sends is for a group that `entityq reshard` has closed: nothing is written, yet,
---   then      reply, state (a new one is a plain insert) and outgoing requests are written.
+--   then      reply, state (a new one is a plain insert), outgoing requests and dead letters are written.
 -- All parts see one snapshot. Where a concurrent writer came between the snapshot and a write, a count in
 -- the last SELECT differs, and the division by zero there undoes the whole statement; the committer then
 -- halves the batch until the turn is alone. The same holds for a plain insert that meets a row.
@@ -85,7 +85,10 @@ WITH turn AS (
     USING answered
     WHERE answered.forget AND o.entity_hash = answered.entity_hash AND o.shard_id = answered.shard_id
       AND o.type = answered.type AND o.entity_id = answered.entity_id AND o.seq < answered.seq
-      AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.shard_id = o.shard_id AND p.seq = o.seq)
+      AND o.reply IS NOT NULL
+    RETURNING o.request_id
+), unburied AS (
+    DELETE FROM dead_letter d USING forgotten WHERE d.request_id = forgotten.request_id
 ), numbered AS MATERIALIZED (
     SELECT nextval('outbox_seq') AS seq, s.* FROM (
         SELECT sent.* FROM sent
@@ -104,6 +107,15 @@ WITH turn AS (
 ), queued AS (
     INSERT INTO pending (shard_id, seq, request_id, entity_hash)
     SELECT shard_id, seq, request_id, entity_hash FROM inserted
+), buried AS (
+    INSERT INTO dead_letter (request_id, namespace, type, entity_id, message, attempts, error_type, error, cause)
+    SELECT request_id, %(namespace)b, type, entity_id, message, attempts, error_type, error, cause::jsonb
+    FROM unnest(
+        %(dead_positions)b::integer[], %(dead_request_ids)b::bigint[], %(dead_types)b::text[],
+        %(dead_entity_ids)b::text[], %(dead_messages)b::text[], %(dead_attempts)b::integer[],
+        %(dead_error_types)b::text[], %(dead_errors)b::text[], %(dead_causes)b::text[]
+    ) AS d (position, request_id, type, entity_id, message, attempts, error_type, error, cause)
+    WHERE (position IN (SELECT position FROM answered)) IS TRUE
 ), whole AS (
     SELECT 1 / CASE WHEN
         (SELECT count(*) FROM replied) = (SELECT count(*) FROM answered)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Set
+from collections.abc import Coroutine, Sequence, Set
 from contextlib import suppress
 from typing import Any
 
@@ -24,7 +24,7 @@ from entityq.runner.residents import Residents
 from entityq.runner.shard_table import ShardTable
 from entityq.runner.tasks import Tasks
 from entityq.runner.turn_slots import TurnSlots
-from entityq.runner.turns import TurnDropped, Turns
+from entityq.runner.turns import TurnDropped, Turns, TurnSetBack
 from entityq.schema import NewerState
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,15 @@ class Activations:
             await self._drop(activation, request, message)
         except NewerState as newer:
             self._leave(activation, request, str(newer))
+        except TurnSetBack as setback:
+            log.warning(
+                "turn.retry request=%s entity=%s attempt=%s: %s",
+                request.request_id,
+                activation.address,
+                request.attempt,
+                setback,
+            )
+            await self._step_aside(activation, request, message, setback)
         except (LeaseLost, BatcherClosed):
             log.info("turn.lease_lost request=%s entity=%s", request.request_id, activation.address)
         except Exception:
@@ -158,6 +167,41 @@ class Activations:
                 answers=self._answers,
                 deferrals=self._deferrals,
             )
+
+    async def _step_aside(
+        self, activation: Activation, request: Request, message: MessageDefinition, setback: TurnSetBack
+    ) -> None:
+        """Until the next attempt, which runs on a fresh instance, the request is in the outbox alone.
+
+        So are those behind it, unless it is parked: nothing of the entity's has a place that others may need.
+        """
+        owned = self._shards.under(activation.tenure)
+        if owned is not None:
+            if setback.parked:
+                owned.intake.answered(request.request_id, request.seq)
+                self._acknowledge(owned, [request])
+            else:
+                until = time.monotonic() + setback.delay
+                self._deferrals.back_off(owned.shard_id, activation.address, until)
+                self._leave_ordered(activation, owned, request)
+        if message.changes_state:
+            await activation.end_instance()
+        self._deferrals.look_again()
+
+    def _leave_ordered(self, activation: Activation, owned: OwnedShard, failed: Request) -> None:
+        """Volatile and concurrent requests stay: they need not wait."""
+        kept = [entry for entry in activation.mailbox if entry[1] or not entry[0].envelope.persisted]
+        left = [entry[0] for entry in activation.mailbox if not entry[1] and entry[0].envelope.persisted]
+        activation.mailbox.clear()
+        activation.mailbox.extend(kept)
+        self._prefetch.remove(len(left))
+        for request in (failed, *left):
+            owned.intake.forget(request.request_id)
+        self._acknowledge(owned, [failed, *left])
+
+    def _acknowledge(self, owned: OwnedShard, requests: Sequence[Request]) -> None:
+        entry_ids = [request.entry_id for request in requests if request.entry_id is not None]
+        self._answers.acknowledge(owned, entry_ids)
 
     def empty_mailbox(self, activation: Activation) -> None:
         """Requests that have not started leave the runner: the outbox, or the stream, still has them."""

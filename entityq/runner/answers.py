@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+from entityq.cause import Cause, plain_cause
 from entityq.codec import Limits
 from entityq.envelope import NOBODY
 from entityq.errors import EntityQError
@@ -118,10 +119,12 @@ class Answers:
     def without_turn(self, owned: OwnedShard, request: Request, error: type[EntityQError], text: str) -> None:
         """A persisted request that cannot or must not be run is answered, so that nobody waits for it."""
         reply = defect_reply(request.request_id, error, text, self._limits)
-        self._tasks.start(self._without_turn(owned, request, reply), f"answer {request.request_id}")
+        cause = plain_cause(error.__name__, text)
+        self._tasks.start(self._without_turn(owned, request, reply, cause), f"answer {request.request_id}")
 
-    async def _without_turn(self, owned: OwnedShard, request: Request, reply: Reply) -> None:
-        commit = Commit(owned.tenure, request, reply, reply.encode())
+    async def _without_turn(self, owned: OwnedShard, request: Request, reply: Reply, cause: Cause) -> None:
+        commit = Commit(owned.tenure, request, reply, reply.encode(), given_up=cause)
+        commit.attempts = request.lost + request.retries
         try:
             outcome = await self._commit(commit)
         except Exception:
@@ -140,6 +143,6 @@ class Answers:
             self._announcer.reply(request.envelope.client, request.request_id, encoded)
 
     def _done(self, owned: OwnedShard, request: Request) -> None:
-        owned.intake.answered(request.request_id)
+        owned.intake.answered(request.request_id, request.seq)
         if request.entry_id is not None:
             self._announcer.entry(owned.stream, request.entry_id)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from entityq.cause import Cause
 from entityq.postgres.outbox import NewRequest
 from entityq.reply import Reply
 from entityq.runner.request import Request
@@ -20,6 +21,7 @@ class Tenure:
 class Commit:
     """Reply, state and outgoing requests of one persisted turn.
 
+    `given_up`: why the request becomes a dead letter, after so many `attempts`.
     `version` is the entity's version when the turn started, None when the turn does not own the state;
     `state` None leaves the stored bytes as they are; `state_version` is that of the class which wrote it.
     """
@@ -33,12 +35,15 @@ class Commit:
     state_version: int = 1
     forget: bool = False
     sends: list[NewRequest] = field(default_factory=list[NewRequest])
+    given_up: Cause | None = None
+    attempts: int = 1
 
     @property
     def size(self) -> int:
         """Bytes, about: what bounds a batch."""
         sent = sum(len(request.envelope) for request in self.sends)
-        return len(self.encoded_reply) + len(self.state or b"") + sent + 200
+        cause = 0 if self.given_up is None else len(self.given_up.detail)
+        return len(self.encoded_reply) + len(self.state or b"") + sent + cause + 200
 
 
 @dataclass(frozen=True, slots=True)

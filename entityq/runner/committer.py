@@ -91,6 +91,11 @@ def parameters(batch: Sequence[Commit], namespace: str) -> dict[str, object]:
     requests = [commit.request for commit in batch]
     addresses = [request.envelope.address for request in requests]
     sends = [(position, send) for position, commit in enumerate(batch) for send in commit.sends]
+    dead = [
+        (position, commit, commit.given_up)
+        for position, commit in enumerate(batch)
+        if commit.given_up is not None
+    ]
     return {
         "namespace": namespace,
         "positions": list(range(len(batch))),
@@ -116,6 +121,15 @@ def parameters(batch: Sequence[Commit], namespace: str) -> dict[str, object]:
         "sent_key_digests": [send.key_digest for _, send in sends],
         "sent_payload_hashes": [send.payload_hash for _, send in sends],
         "sent_envelopes": [send.envelope for _, send in sends],
+        "dead_positions": [position for position, _, _ in dead],
+        "dead_request_ids": [commit.request.request_id for _, commit, _ in dead],
+        "dead_types": [commit.request.envelope.address.type for _, commit, _ in dead],
+        "dead_entity_ids": [commit.request.envelope.address.id for _, commit, _ in dead],
+        "dead_messages": [commit.request.envelope.message for _, commit, _ in dead],
+        "dead_attempts": [commit.attempts for _, commit, _ in dead],
+        "dead_error_types": [cause.type for _, _, cause in dead],
+        "dead_errors": [cause.text for _, _, cause in dead],
+        "dead_causes": [cause.detail for _, _, cause in dead],
     }
 
 

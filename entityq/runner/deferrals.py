@@ -1,42 +1,75 @@
-"""Entities whose mailbox overflowed: until a read returns everything, they are fed from the outbox."""
+"""Entities that are fed from the outbox: those whose mailbox overflowed, until a read returns everything, and
+those in backoff, from the moment when it ends."""
 
 import asyncio
 from collections import OrderedDict, defaultdict
 
 from entityq.address import Address, entity_hash, signed64
+from entityq.runner.backoffs import Backoffs
+
+# Each is a few hundred bytes. More do not happen before everything is in backoff.
+MAX_BACKOFFS = 100_000
 
 
 class Deferrals:
     """Which entities of the runner's shards have requests left in the outbox on purpose.
 
-    Bounded: at `limit` whoever reads streams and outbox waits, until half of them are served.
+    Bounded: at `limit` (and at `max_backoffs`) whoever reads streams and outbox waits, until half of them are
+    served. A backoff is no part of `limit`: however many entities of a type fail, the others go on.
     """
 
-    def __init__(self, limit: int = 10_000) -> None:
+    def __init__(self, limit: int = 10_000, max_backoffs: int = MAX_BACKOFFS) -> None:
         self._entities: OrderedDict[tuple[int, Address], bool] = OrderedDict()
         self._by_shard: defaultdict[int, dict[Address, int]] = defaultdict(dict)
+        self._backoffs = Backoffs()
         self._limit = limit
+        self._max_backoffs = max_backoffs
         self._below_limit = asyncio.Event()
         self._below_limit.set()
-        # Set when a deferred entity may have room again.
+        # Set when a deferred entity may have room again, or another time is the next one.
         self.room = asyncio.Event()
 
     def __contains__(self, entity: tuple[int, Address]) -> bool:
-        return entity in self._entities
+        return entity in self._entities or entity in self._backoffs
 
     def __len__(self) -> int:
-        return len(self._entities)
+        return len(self._entities) + len(self._backoffs)
 
     async def below_limit(self) -> None:
         await self._below_limit.wait()
 
     def defer(self, shard_id: int, address: Address) -> None:
         """A request of the entity was left in the outbox."""
-        if (shard_id, address) not in self._entities:
-            self._by_shard[shard_id][address] = signed64(entity_hash(address.id))
+        if (shard_id, address) in self._backoffs:
+            return
+        self._know(shard_id, address)
         self._entities[shard_id, address] = True
         if len(self._entities) >= self._limit:
             self._below_limit.clear()
+
+    def back_off(self, shard_id: int, address: Address, until: float) -> None:
+        """The oldest ordered request of the entity is not to be run before then, nor those behind it."""
+        self._know(shard_id, address)
+        self._entities.pop((shard_id, address), None)
+        self._backoffs.begin((shard_id, address), until)
+        if len(self._backoffs) >= self._max_backoffs:
+            self._below_limit.clear()
+        self.room.set()
+
+    def in_backoff(self, shard_id: int, address: Address) -> bool:
+        return (shard_id, address) in self._backoffs
+
+    def end_backoffs(self, now: float) -> float | None:
+        """Those that are due are fed. Returns when the next one is."""
+        for shard_id, address in self._backoffs.pop_due(now):
+            self.defer(shard_id, address)
+            self.room.set()
+            self._removed()
+        return self._backoffs.next_due
+
+    def _know(self, shard_id: int, address: Address) -> None:
+        if (shard_id, address) not in self:
+            self._by_shard[shard_id][address] = signed64(entity_hash(address.id))
 
     def look_again(self) -> None:
         """A mailbox drained, or an activation ended: whoever is deferred may have room now."""
@@ -53,6 +86,8 @@ class Deferrals:
 
         Returns whether the entity is served from the stream again.
         """
+        if (shard_id, address) in self._backoffs:
+            return False
         if (shard_id, address) not in self._entities:
             return True
         if everything and not self._entities[shard_id, address]:
@@ -77,15 +112,18 @@ class Deferrals:
 
     def leave(self, shard_id: int, address: Address) -> None:
         """What the entity has in the outbox is for another runner."""
-        if self._entities.pop((shard_id, address), None) is not None:
+        if (shard_id, address) in self:
+            self._entities.pop((shard_id, address), None)
+            self._backoffs.end((shard_id, address))
             del self._by_shard[shard_id][address]
             self._removed()
 
     def drop_shard(self, shard_id: int) -> None:
         for address in self._by_shard.pop(shard_id, {}):
-            del self._entities[shard_id, address]
+            self._entities.pop((shard_id, address), None)
+            self._backoffs.end((shard_id, address))
         self._removed()
 
     def _removed(self) -> None:
-        if len(self._entities) <= self._limit // 2:
+        if len(self._entities) <= self._limit // 2 and len(self._backoffs) < self._max_backoffs:
             self._below_limit.set()

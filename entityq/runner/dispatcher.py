@@ -147,12 +147,16 @@ class Dispatcher:
             request = Request(unreadable, owned.shard_id, row.seq, None)
             self._answers.without_turn(owned, request, MalformedMessage, error.what)
             return True
-        request = Request(envelope, owned.shard_id, row.seq, None)
+        request = _tried(row, envelope, owned.shard_id)
         if exhausted(row.attempts):
             text = exhausted_text(envelope, row.attempts)
             log.error("request.not_run_again shard=%s request=%s: %s", owned.shard, row.request_id, text)
             self._answers.without_turn(owned, request, EntityDefect, text)
             return True
+        if row.wait > 0 and envelope.address not in owned.blocked:
+            owned.intake.forget(row.request_id)
+            self._deferrals.back_off(owned.shard_id, envelope.address, time.monotonic() + row.wait)
+            return False
         return self._deliver(owned, request)
 
     # ----- to the mailbox
@@ -166,7 +170,7 @@ class Dispatcher:
             self._leave_for_newer_code(owned, request)
             return True
         activation = self._residents.get(owned.shard_id, envelope.address)
-        match self._admission(owned, envelope, definition, activation):
+        match self._admission(owned, envelope, definition, message, activation):
             case Admission.ADMIT:
                 self._admit(owned, request, definition, message, activation)
                 return True
@@ -181,9 +185,12 @@ class Dispatcher:
         owned: OwnedShard,
         envelope: Envelope,
         definition: EntityDefinition,
+        message: MessageDefinition,
         activation: Activation | None,
     ) -> Admission:
         deferred = (owned.shard_id, envelope.address) in self._deferrals and not owned.reading_deferred
+        if message.concurrent and self._deferrals.in_backoff(owned.shard_id, envelope.address):
+            deferred = False
         room = activation is not None or not self._residents.full
         if not room and not (deferred and envelope.persisted):
             room = self._make_room()
@@ -231,3 +238,11 @@ class Dispatcher:
             answers=self._answers,
             deferrals=self._deferrals,
         )
+
+
+def _tried(row: Row, envelope: Envelope, shard_id: int) -> Request:
+    """With what the outbox knows of its earlier attempts."""
+    request = Request(envelope, shard_id, row.seq, None, lost=row.attempts, retries=row.retries)
+    if row.failing is not None:
+        request.failing_since = time.monotonic() - row.failing
+    return request

@@ -1,7 +1,9 @@
-"""Feeds entities whose mailbox overflowed from the outbox, whenever there is room again."""
+"""Feeds entities from the outbox: whenever there is room again in a mailbox that overflowed, or a backoff ends."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from psycopg import Error as PostgresError
 
@@ -32,6 +34,7 @@ class Feeder:
         *,
         deliver: Callable[[OwnedShard, Row], bool],
         make_room: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backlog = backlog
         self._deferrals = deferrals
@@ -40,13 +43,14 @@ class Feeder:
         self._definitions = definitions
         self._deliver = deliver
         self._make_room = make_room
+        self._clock = clock
         self._outage = Outage(
             "entity.feed_failed", "entity.feed_works_again", "entities whose mailbox overflowed wait"
         )
 
     async def run(self) -> None:
         while True:
-            await self._deferrals.room.wait()
+            await self._until_one_may_be_ready()
             # Cleared before looking: what drains meanwhile sets it again.
             self._deferrals.room.clear()
             before = len(self._deferrals)
@@ -59,7 +63,21 @@ class Feeder:
                 # Those behind them may be ready, and no turn of theirs is going to say so.
                 self._deferrals.look_again()
 
+    async def _until_one_may_be_ready(self) -> None:
+        """There is room, or a backoff has ended."""
+        while True:
+            now = self._clock()
+            due = self._deferrals.end_backoffs(now)
+            if self._deferrals.room.is_set():
+                return
+            # Whatever is due earlier sets the event.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if due is None else due - now):
+                    await self._deferrals.room.wait()
+
     def _ready(self, shard_id: int, address: Address) -> bool:
+        if self._deferrals.in_backoff(shard_id, address):
+            return False
         activation = self._residents.get(shard_id, address)
         if activation is None:
             return not self._residents.full or self._make_room()
@@ -86,6 +104,8 @@ class Feeder:
         self._outage.worked()
         if self._shards.get(shard_id) is not owned:
             return  # given up while the read was on its way
+        if self._deferrals.in_backoff(shard_id, address):
+            return  # a turn has failed meanwhile: what was read is what it was before
         everything = self._admit(owned, rows) and len(rows) < page and not is_cut(rows)
         if not self._deferrals.end_read(shard_id, address, everything=everything):
             activation = self._residents.get(shard_id, address)

@@ -27,6 +27,9 @@ from entityq.entry import Entry
 from entityq.envelope import Envelope
 from entityq.runner.sender_order import Position, SenderOrder
 
+# Of the outbox: none is greater.
+LAST_SEQ = 2**63 - 1
+
 
 class Verdict(Enum):
     """What becomes of one entry or row."""
@@ -78,7 +81,8 @@ class ShardIntake:
         # The same, as of the begin of the running pass.
         self._covered: dict[int, tuple[int, int]] = {}
         self._live: dict[int, int] = {}  # queued or running -> its seq if it came from the outbox, or 0
-        self._answered: OrderedDict[int, tuple[float, int]] = OrderedDict()  # -> until when, the same seq
+        # -> until when, the same seq, and the seq wherever it came from
+        self._answered: OrderedDict[int, tuple[float, int, int]] = OrderedDict()
         self._reads = 0
         self._doubtful = 0
         self._first_pass = True
@@ -105,11 +109,11 @@ class ShardIntake:
                 self.must_catch_up()
                 return self._hold(arrival)
             case Position.NEXT:
-                if entry.seq <= self._doubted() and not self.knows(arrival.request_id):
+                if entry.seq <= self._doubted() and not self.knows(arrival.request_id, entry.seq):
                     self.must_catch_up()
                     return self._hold(arrival)
                 self._order.advance(entry.sender, entry.n, entry.seq)
-                return self._deliver(arrival.request_id)
+                return self._deliver(arrival.request_id, entry.seq)
 
     def _doubted(self) -> int:
         """Up to this seq, a request that is not known may have been answered."""
@@ -125,10 +129,10 @@ class ShardIntake:
     def _drop(self, entry: Entry) -> None:
         self._dropped[entry.sender] = max((entry.n, entry.seq), self._dropped.get(entry.sender, (0, 0)))
 
-    def _deliver(self, request_id: int, seq: int = 0) -> Verdict:
-        if self.knows(request_id):
+    def _deliver(self, request_id: int, seq: int = 0, *, from_outbox: bool = False) -> Verdict:
+        if self.knows(request_id, seq):
             return Verdict.DROP
-        self._live[request_id] = seq
+        self._live[request_id] = seq if from_outbox else 0
         return Verdict.DELIVER
 
     def take_volatile(self, request_id: int) -> bool:
@@ -154,7 +158,7 @@ class ShardIntake:
 
     def take_row(self, request_id: int, seq: int) -> Verdict:
         """Decide about one row that a read of the outbox brought, in outbox order."""
-        return self._deliver(request_id, seq)
+        return self._deliver(request_id, seq, from_outbox=True)
 
     def end_pass(self, position: int) -> Iterator[tuple[Arrival, Verdict]]:
         """Everything that was unanswered when the pass began, with a seq up to `position`, has been read.
@@ -178,7 +182,7 @@ class ShardIntake:
             self.must_catch_up()
 
     def _replay(self, arrival: Arrival) -> Verdict:
-        if not self._catching_up and self.knows(arrival.request_id):
+        if not self._catching_up and self.knows(arrival.request_id, arrival.entry.seq):
             # The pass read it, and so all that its sender sent before it.
             self._order.advance(arrival.entry.sender, arrival.entry.n, arrival.entry.seq)
             return Verdict.DROP
@@ -200,17 +204,22 @@ class ShardIntake:
     def end_read(self) -> None:
         self._reads -= 1
 
-    def knows(self, request_id: int) -> bool:
-        return request_id in self._live or request_id in self._answered
+    def knows(self, request_id: int, seq: int = 0) -> bool:
+        """A greater seq than the one that it was answered with is a new life: parked and due, or requeued."""
+        if request_id in self._live:
+            return True
+        answered = self._answered.get(request_id)
+        return answered is not None and seq <= answered[2]
 
-    def answered(self, request_id: int) -> None:
-        """The request's reply is committed."""
-        seq = self._live.pop(request_id, 0)
-        if seq or self._reads:
-            self._answered[request_id] = self._clock() + self._remember, seq
+    def answered(self, request_id: int, seq: int = LAST_SEQ) -> None:
+        """The request's reply is committed, or it is parked: whatever brings it with that seq again is old."""
+        row_seq = self._live.pop(request_id, 0)
+        if row_seq or self._reads:
+            self._answered[request_id] = self._clock() + self._remember, row_seq, seq
+            self._answered.move_to_end(request_id)
         while self._answered and next(iter(self._answered.values()))[0] < self._clock():
-            _, (_, seq) = self._answered.popitem(last=False)
-            self._doubtful = max(seq, self._doubtful)
+            _, (_, row_seq, _) = self._answered.popitem(last=False)
+            self._doubtful = max(row_seq, self._doubtful)
 
     def forget(self, request_id: int) -> None:
         """The request left the runner unanswered; the outbox can bring it again."""

@@ -39,11 +39,13 @@ from entityq.runner.reader import Reader
 from entityq.runner.request import Request
 from entityq.runner.residents import Residents
 from entityq.runner.resources import Resources
+from entityq.runner.setbacks import Setback, Setbacks
 from entityq.runner.shard_table import ShardTable
 from entityq.runner.shards import Shards
 from entityq.runner.state_loader import StateLoader
 from entityq.runner.sweeper import Sweeper
 from entityq.runner.tasks import Tasks
+from entityq.runner.timers import Timers
 from entityq.runner.turn import TurnLimits
 from entityq.runner.turn_publishers import TurnPublishers
 from entityq.runner.turn_sender import TurnSender
@@ -91,6 +93,10 @@ class Life:
             max_items=COMMIT_BATCH,
             max_size=COMMIT_BYTES,
         )
+        self._setbacks = Batcher[Setback, bool](
+            Setbacks(session, session.epochs).flush, max_items=COMMIT_BATCH, max_size=COMMIT_BATCH
+        )
+        self._timers = Timers(session, self.shards)
         self._announcer = Announcer(
             publish_replies=resources.replies.publish,
             acknowledge=self._stream_groups.acknowledge,
@@ -147,6 +153,7 @@ class Life:
             self._states,
             sender_of=new_sender,
             commit=self._commit,
+            set_back=self._set_back,
             applied=self._answers.committed,
             answer=self._answers.volatile,
             threads=resources.threads,
@@ -237,6 +244,12 @@ class Life:
     async def _commit(self, commit: Commit) -> Committed:
         return await self._commits.submit(commit, commit.size)
 
+    async def _set_back(self, setback: Setback) -> bool:
+        recorded = await self._setbacks.submit(setback, 1)
+        if recorded and setback.parked:
+            self._timers.due_in(setback.delay)
+        return recorded
+
     # ----- the life itself
 
     async def run(self) -> None:
@@ -269,6 +282,8 @@ class Life:
                 start(self._hear_of_joins(), "joins of others")
                 start(self._reader.run(), "reader")
                 start(self._commits.run(), "committer")
+                start(self._setbacks.run(), "setbacks")
+                start(self._timers.run(), "timers")
                 start(self._announcer.run(), "announcer")
                 start(self._states.run(), "state loader")
                 start(feeder.run(), "feeder")

@@ -9,16 +9,28 @@ from entityq.envelope import Envelope
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One decoded request. `seq` is 0 for a volatile one; `entry_id` is None when it came from the outbox."""
+    """One decoded request. `seq` is 0 for a volatile one; `entry_id` is None when it came from the outbox.
+
+    Only the outbox knows of earlier attempts: `lost` ended their process, `retries` in a defect, the first of
+    which began at `failing_since`, on the clock of `time.monotonic`.
+    """
 
     envelope: Envelope
     shard_id: int
     seq: int
     entry_id: bytes | None
+    lost: int = 0
+    retries: int = 0
+    failing_since: float | None = None
 
     @property
     def request_id(self) -> int:
         return self.envelope.request_id
+
+    @property
+    def attempt(self) -> int:
+        """From 1."""
+        return self.lost + self.retries + 1
 
 
 # Whose code of users runs: a request's turn, with the tasks that it starts, or the end of an entity's instance.

@@ -87,7 +87,8 @@ class Sweeper:
 
     def _compare(self, owned: OwnedShard, rows: list[SweptRow]) -> None:
         deferred = self._deferrals.hashes(owned.shard_id)
-        if any(row.entity_hash not in deferred and not owned.intake.knows(row.request_id) for row in rows):
+        knows = owned.intake.knows
+        if any(row.entity_hash not in deferred and not knows(row.request_id, row.seq) for row in rows):
             # While Redis is down it is how all of them arrive.
             level = logging.INFO if self._redis_up.is_set() else logging.DEBUG
             log.log(level, "sweep.found shard=%s", owned.shard)

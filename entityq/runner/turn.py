@@ -20,6 +20,7 @@ from entityq.errors import EntityDefect, EntityQError, MalformedMessage
 from entityq.failure import Failure
 from entityq.replies import defect_reply, failure_reply, success_reply
 from entityq.reply import Reply
+from entityq.runner.defect import Defect, is_lasting
 from entityq.runner.request import Request
 from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
 from entityq.serializer import Serializer
@@ -38,13 +39,16 @@ class TurnLimits:
     state: Limits
 
 
-def handler_defect(request: Request, error: BaseException, limits: TurnLimits) -> Reply:
+def handler_defect(
+    request: Request, error: BaseException, limits: TurnLimits, *, lasting: bool = False
+) -> Defect:
     """The caller learns the type of a user's error, and what an error of ours says; the log has the rest."""
     log.error(
-        "turn.defect request=%s entity=%s message=%s: %r",
+        "turn.defect request=%s entity=%s message=%s attempt=%s: %r",
         request.request_id,
         request.envelope.address,
         request.envelope.message,
+        request.attempt,
         error,
         exc_info=error,
     )
@@ -52,18 +56,20 @@ def handler_defect(request: Request, error: BaseException, limits: TurnLimits) -
     text = f"{envelope.address} raised {type(error).__name__} while handling {envelope.message!r}"
     if isinstance(error, EntityQError):
         text += f": {error.what[:MAX_QUOTED]}"
-    return defect_reply(request.request_id, EntityDefect, f"{text}; its state is unchanged", limits.reply)
+    reply = defect_reply(request.request_id, EntityDefect, f"{text}; its state is unchanged", limits.reply)
+    return Defect(error, reply, lasting or is_lasting(error))
 
 
 def decode_arguments(
     request: Request, message: MessageDefinition, serializer: Serializer, limits: TurnLimits
-) -> dict[str, object] | Reply:
-    """The checked arguments, or the reply for a payload that does not fit."""
+) -> dict[str, object] | Defect:
+    """The checked arguments; a payload that does not fit is a defect that lasts."""
     envelope, schema = request.envelope, message.payload
     try:
         return schema.read(serializer.decode(envelope.payload, envelope.content_type, schema.what))
     except EntityQError as error:
-        return defect_reply(request.request_id, MalformedMessage, error.what, limits.reply)
+        reply = defect_reply(request.request_id, MalformedMessage, error.what, limits.reply)
+        return Defect(error, reply, lasting=True)
 
 
 async def invoke(
@@ -88,10 +94,10 @@ async def perform(
     threads: Executor,
     serializer: Serializer,
     limits: TurnLimits,
-) -> Reply:
-    """The reply: success, failure or defect. Cancellation from outside goes through."""
+) -> Reply | Defect:
+    """A success, a failure or a defect. Cancellation from outside goes through."""
     arguments = decode_arguments(request, message, serializer, limits)
-    if isinstance(arguments, Reply):
+    if isinstance(arguments, Defect):
         return arguments
     try:
         value = await invoke(instance, message, arguments, threads)
@@ -103,7 +109,7 @@ async def perform(
         return handler_defect(request, error, limits)
 
 
-def _failed(request: Request, failure: Failure, limits: TurnLimits) -> Reply:
+def _failed(request: Request, failure: Failure, limits: TurnLimits) -> Reply | Defect:
     try:
         return failure_reply(request.request_id, failure, limits.reply)
     except EntityQError as error:

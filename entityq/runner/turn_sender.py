@@ -61,6 +61,7 @@ class TurnSender:
         deadline = envelope.deadline_ms
         return TurnContext(
             request_id=envelope.request_id,
+            attempt=self._request.attempt,
             primary_key=envelope.primary_key,
             headers=envelope.headers,
             deadline=None if deadline is None else datetime.fromtimestamp(deadline / 1000, UTC),

@@ -4,24 +4,31 @@ What can be decided without a server is in `turn.py`; this module puts the steps
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import NoReturn
 
 from psycopg import DataError
 from psycopg import Error as PostgresError
 from psycopg.errors import DivisionByZero
 
 from entityq.batching import BatcherClosed
+from entityq.cause import cause_of
 from entityq.context import Turn, current_turn
 from entityq.definition import FORGET, MessageDefinition
 from entityq.definition import Activation as Instance
-from entityq.errors import EntityDefect, EntityQError
+from entityq.errors import EntityDefect, EntityQError, PrimaryKeyConflict
 from entityq.ports import States
+from entityq.postgres.outbox import NewRequest
 from entityq.replies import defect_reply, success_reply
 from entityq.reply import Outcome, Reply
 from entityq.runner.activation import Activation
 from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendConflict
+from entityq.runner.defect import Defect, next_attempt
 from entityq.runner.request import Request
+from entityq.runner.setbacks import Setback
 from entityq.runner.turn import TurnLimits, handler_defect, perform
 from entityq.runner.turn_sender import TurnSender
 from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
@@ -38,11 +45,36 @@ class TurnDropped(Exception):
     `sends_to`: the entity types that it sends to, where the group of one of them is closed.
     """
 
-    def __init__(self, outcome: NotApplied | SendConflict | PostgresError, commit: Commit) -> None:
+    def __init__(
+        self, outcome: NotApplied | SendConflict | PostgresError, sends: Sequence[NewRequest] = ()
+    ) -> None:
         super().__init__(outcome.reason if isinstance(outcome, NotApplied) else str(outcome))
         refused = isinstance(outcome, NotApplied) and outcome.passing
         self.pause = isinstance(outcome, PostgresError) or refused
-        self.sends_to = frozenset(send.address.type for send in commit.sends if refused)
+        self.sends_to = frozenset(send.address.type for send in sends if refused)
+
+
+class TurnSetBack(Exception):
+    """The attempt failed, which is on record, and the next one comes after `delay` seconds.
+
+    `parked`: the request is no pending one until then.
+    """
+
+    def __init__(self, delay: float, *, parked: bool) -> None:
+        super().__init__(f"again in {delay:.3g} s")
+        self.delay = delay
+        self.parked = parked
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attempt:
+    """One turn that runs a handler; `began` is on the clock of `time.monotonic`."""
+
+    activation: Activation
+    request: Request
+    message: MessageDefinition
+    sender: TurnSender
+    began: float = field(default_factory=time.monotonic)
 
 
 class Turns:
@@ -51,6 +83,7 @@ class Turns:
     Args:
         sender_of: the Sender for the code of one turn.
         commit: submits to the committer and returns what became of the commit.
+        set_back: puts a failed attempt on record; whether the request is still there to be tried again.
         applied: called after a commit, with the outgoing requests that are to be published.
         answer: called with the reply of a volatile request.
     """
@@ -61,6 +94,7 @@ class Turns:
         *,
         sender_of: Callable[[Request], TurnSender],
         commit: Callable[[Commit], Awaitable[Committed]],
+        set_back: Callable[[Setback], Awaitable[bool]],
         applied: Callable[[Commit, Applied], None],
         answer: Callable[[Request, Reply], None],
         threads: Executor,
@@ -70,6 +104,7 @@ class Turns:
         self._states = states
         self._sender_of = sender_of
         self._commit = commit
+        self._set_back = set_back
         self._applied = applied
         self._answer = answer
         self._threads = threads
@@ -79,33 +114,46 @@ class Turns:
     async def take(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
         """One turn, to its end.
 
-        Raises TurnDropped when it was not applied, NewerState when this code is too old for the stored state.
+        Raises TurnDropped when it was not applied, TurnSetBack when the request is to be tried again later,
+        NewerState when this code is too old for the stored state.
         """
-        if not request.envelope.persisted:
-            await self._volatile(activation, request, message)
-        elif message.concurrent:
-            await self._concurrent(activation, request, message)
-        elif message.name == FORGET:
+        if message.name == FORGET:
             await self._forget(activation, request, message)
+            return
+        attempt = _Attempt(activation, request, message, self._sender_of(request))
+        if not request.envelope.persisted:
+            await self._volatile(attempt)
+        elif message.concurrent:
+            await self._concurrent(attempt)
         else:
-            await self._ordered(activation, request, message)
+            await self._ordered(attempt)
 
     # ----- the three kinds of turns
 
-    async def _ordered(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
-        sender = self._sender_of(request)
-        reply = await self._run(activation, request, message, sender, self._activated(activation))
+    async def _ordered(self, attempt: _Attempt) -> None:
+        activation = attempt.activation
+        result = await self._run(attempt, self._activated(activation))
         state = activation.state
-        if reply.outcome is Outcome.SUCCESS and activation.instance is not None:
+        if not isinstance(result, Defect) and result.outcome is Outcome.SUCCESS:
             try:
-                state = activation.definition.state.dump(activation.instance, self._limits.state)
+                state = self._dumped(activation)
             except EntityQError as error:
-                reply = handler_defect(request, error, self._limits)
-        commit = self._new_commit(activation, request, reply, sender)
+                result = handler_defect(attempt.request, error, self._limits, lasting=True)
+        if isinstance(result, Defect):
+            # Whatever looks at the instance before it ends sees what is committed.
+            self._restore(activation)
+            state = activation.state
+        commit = await self._new_commit(attempt, result)
         commit.version = None if activation.definition.stateless else activation.version
-        if state != activation.state or (commit.version == 0 and reply.outcome is Outcome.SUCCESS):
+        if state != activation.state or (commit.version == 0 and commit.reply.outcome is Outcome.SUCCESS):
             commit.state = state
         await self._finish(activation, commit)
+
+    def _dumped(self, activation: Activation) -> bytes | None:
+        """The state as the turn has left it. Raises MalformedMessage, PayloadTooLarge."""
+        if activation.instance is None:
+            return activation.state
+        return activation.definition.state.dump(activation.instance, self._limits.state)
 
     async def _forget(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
         """Without an instance: an entity whose stored state no code can read must be forgettable, too."""
@@ -116,15 +164,13 @@ class Turns:
         commit.version = None if activation.definition.stateless else activation.version
         await self._finish(activation, commit)
 
-    async def _concurrent(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
-        sender = self._sender_of(request)
-        reply = await self._run(activation, request, message, sender, self._read_only(activation))
-        await self._finish(activation, self._new_commit(activation, request, reply, sender))
+    async def _concurrent(self, attempt: _Attempt) -> None:
+        result = await self._run(attempt, self._read_only(attempt.activation))
+        await self._finish(attempt.activation, await self._new_commit(attempt, result))
 
-    async def _volatile(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
-        sender = self._sender_of(request)
-        reply = await self._run(activation, request, message, sender, self._read_only(activation))
-        self._answer(request, reply)
+    async def _volatile(self, attempt: _Attempt) -> None:
+        result = await self._run(attempt, self._read_only(attempt.activation))
+        self._answer(attempt.request, result.reply if isinstance(result, Defect) else result)
 
     # ----- activate
 
@@ -161,14 +207,8 @@ class Turns:
 
     # ----- perform
 
-    async def _run(
-        self,
-        activation: Activation,
-        request: Request,
-        message: MessageDefinition,
-        sender: TurnSender,
-        instance: Awaitable[Instance],
-    ) -> Reply:
+    async def _run(self, attempt: _Attempt, instance: Awaitable[Instance]) -> Reply | Defect:
+        activation, request, sender = attempt.activation, attempt.request, attempt.sender
         try:
             ready = await instance
         except (BatcherClosed, NewerState):
@@ -182,7 +222,7 @@ class Turns:
             return await perform(
                 request,
                 ready,
-                message,
+                attempt.message,
                 threads=self._threads,
                 serializer=self._serializer,
                 limits=self._limits,
@@ -193,29 +233,51 @@ class Turns:
 
     # ----- commit
 
-    def _new_commit(
-        self, activation: Activation, request: Request, reply: Reply, sender: TurnSender
-    ) -> Commit:
-        sends = sender.sent if reply.outcome is Outcome.SUCCESS else []
-        version = activation.definition.state.version
-        return Commit(activation.tenure, request, reply, reply.encode(), sends=sends, state_version=version)
+    async def _new_commit(self, attempt: _Attempt, result: Reply | Defect) -> Commit:
+        """Of a reply, or of a request that is given up. Raises TurnSetBack for one that is to be tried again."""
+        tenure, request = attempt.activation.tenure, attempt.request
+        if not isinstance(result, Defect):
+            sends = attempt.sender.sent if result.outcome is Outcome.SUCCESS else []
+            commit = Commit(tenure, request, result, result.encode(), sends=sends)
+            commit.state_version = attempt.activation.definition.state.version
+            return commit
+        definition, began, now = attempt.activation.definition, attempt.began, time.monotonic()
+        policy = definition.policy(attempt.message)
+        delay = next_attempt(policy, request, result, began=began, now=now)
+        if delay is not None:
+            parked = definition.parks(attempt.message)
+            await self._step_back(Setback(tenure, request, delay, now - began, parked))
+        commit = Commit(tenure, request, result.reply, result.reply.encode())
+        commit.given_up, commit.attempts = cause_of(result.error), request.attempt
+        return commit
+
+    async def _step_back(self, setback: Setback) -> NoReturn:
+        try:
+            recorded = await self._set_back(setback)
+        except PostgresError as error:
+            raise TurnDropped(error) from None
+        if not recorded:
+            raise TurnDropped(NotApplied("the request is answered, or its lease is gone"))
+        raise TurnSetBack(setback.delay, parked=setback.parked)
 
     async def _finish(self, activation: Activation, commit: Commit) -> None:
         outcome = await self._committed(commit)
         if not isinstance(outcome, Applied):
             if commit.version is not None:  # others leave the state to the turn beside them
                 self._restore(activation)
-            reply = _refused(commit.request, outcome, self._limits)
-            if reply is None:
-                raise TurnDropped(outcome, commit)
-            commit.reply, commit.encoded_reply = reply, reply.encode()
-            commit.state, commit.sends = None, []
+            defect = _refused(commit.request, outcome, self._limits)
+            if defect is None:
+                raise TurnDropped(outcome, commit.sends)
+            _give_up(commit, defect)
             outcome = await self._committed(commit)
             if not isinstance(outcome, Applied):
-                raise TurnDropped(outcome, commit)
+                raise TurnDropped(outcome, commit.sends)
         self._remember(activation, commit)
+        if commit.given_up is not None:
+            _log_given_up(commit)
         self._applied(commit, outcome)
-        if commit.forget:
+        if commit.forget or (commit.version is not None and commit.given_up is not None):
+            # What the handler left in memory may be what was wrong.
             await activation.end_instance()
 
     async def _committed(self, commit: Commit) -> Committed | PostgresError:
@@ -246,8 +308,8 @@ class Turns:
 
 def _refused(
     request: Request, outcome: NotApplied | SendConflict | PostgresError, limits: TurnLimits
-) -> Reply | None:
-    """The reply to store instead, or None when the turn must be dropped.
+) -> Defect | None:
+    """What to store instead, or None when the turn must be dropped.
 
     Only what the turn itself wants to write can be its defect; a lock, a full disk and the like pass.
     """
@@ -259,8 +321,28 @@ def _refused(
         log.error(
             "turn.send_conflict request=%s entity=%s: %s", request.request_id, request.envelope.address, what
         )
-        return defect_reply(request.request_id, EntityDefect, what, limits.reply)
+        error = PrimaryKeyConflict(what, request_id=outcome.first_request_id)
+        return Defect(error, defect_reply(request.request_id, EntityDefect, what, limits.reply), lasting=True)
     # The statement's own word for "somebody came between" is a division by zero.
     if isinstance(outcome, DataError) and not isinstance(outcome, DivisionByZero):
-        return handler_defect(request, outcome, limits)
+        return handler_defect(request, outcome, limits, lasting=True)
     return None
+
+
+def _give_up(commit: Commit, defect: Defect) -> None:
+    """Nothing of the turn is written but its reply."""
+    commit.reply, commit.encoded_reply = defect.reply, defect.reply.encode()
+    commit.state, commit.sends = None, []
+    commit.given_up, commit.attempts = cause_of(defect.error), commit.request.attempt
+
+
+def _log_given_up(commit: Commit) -> None:
+    envelope = commit.request.envelope
+    log.error(
+        "request.dead_letter request=%s entity=%s message=%s attempts=%s: `entityq dead-letters show %s` has the cause",
+        envelope.request_id,
+        envelope.address,
+        envelope.message,
+        commit.attempts,
+        envelope.request_id,
+    )

@@ -1,7 +1,8 @@
 """A cluster of one process without servers: the client, the runner, and an outbox in memory.
 
 What decides how an entity behaves is the runner's own code (activations, turns, the sender of a turn, the
-judgement of a repeat). Missing is what servers are for: nothing survives the process, nothing is retried.
+judgement of a repeat). Missing is what servers are for: nothing survives the process. Defects are retried
+under their policy, without the wait.
 """
 
 import asyncio
@@ -40,11 +41,12 @@ from entityq.runner.commit import Applied, Commit, Tenure
 from entityq.runner.passivation import Passivation
 from entityq.runner.request import Request
 from entityq.runner.residents import Residents
+from entityq.runner.setbacks import Setback
 from entityq.runner.tasks import Tasks
 from entityq.runner.turn import TurnLimits
 from entityq.runner.turn_sender import TurnSender
 from entityq.runner.turn_slots import TurnSlots
-from entityq.runner.turns import Turns
+from entityq.runner.turns import Turns, TurnSetBack
 from entityq.snowflake import Snowflakes, client_machine
 from entityq.status import EntityStatus
 from entityq.testing.memory_outbox import SHARD, MemoryOutbox
@@ -73,6 +75,7 @@ class InProcess:
             self._outbox,
             sender_of=lambda request: TurnSender(request, self, self.slots.lent),
             commit=self._outbox.commit,
+            set_back=_nothing_to_record,
             applied=self._applied,
             answer=self._answer,
             threads=self._threads,
@@ -250,7 +253,22 @@ class InProcess:
         return self._tasks.start(work, name)
 
     async def take_turn(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
-        await self._turns.take(activation, request, message)
+        try:
+            await self._turns.take(activation, request, message)
+        except TurnSetBack as setback:
+            await self._try_again(activation, request, message, parked=setback.parked)
+
+    async def _try_again(
+        self, activation: Activation, request: Request, message: MessageDefinition, *, parked: bool
+    ) -> None:
+        """Without the wait. What is parked comes after what is in the mailbox now."""
+        if message.changes_state:
+            await activation.end_instance()
+        again = replace(request, retries=request.retries + 1)
+        if parked:
+            activation.mailbox.append((again, message.concurrent))
+        else:
+            activation.mailbox.appendleft((again, message.concurrent))
 
     def drained(self, activation: Activation) -> None:
         if activation.idle and activation.definition.stateless:
@@ -293,6 +311,11 @@ class InProcess:
 
     def _run_blocking(self, work: Work[Any], seconds: float) -> Any:
         return self._home_loop.run_blocking(lambda: work(self), seconds)
+
+
+async def _nothing_to_record(setback: Setback) -> bool:
+    del setback
+    return True
 
 
 class _Closed(Exception):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import psycopg
 from redis.asyncio import Redis
 
-from entityq import EntityQ
+from entityq import EntityQ, RetryPolicy
 from entityq.postgres.connect import connect
 from entityq.redis.connect import open_client
 from entityq.runner.life import Life
@@ -22,6 +22,7 @@ A = TypeVar("A", bound=Actor)
 T = TypeVar("T")
 
 STOP_DEADLINE = 20.0
+ONCE = RetryPolicy(attempts=1)
 
 
 @dataclass(eq=False)
@@ -83,8 +84,9 @@ class LiveCluster:
         return app
 
     def actor(self, app: EntityQ, cls: type[A], **options: Any) -> type[A]:
-        """An entity type of the app with the class's name."""
+        """An entity type of the app with the class's name. A defect is answered at once, unless `retry` is given."""
         subclass = type(cls.__name__, (cls,), {"_stage": self.stage, "__module__": cls.__module__})
+        options.setdefault("retry", ONCE)
         return app.entity(**options)(cast("type[A]", subclass))
 
     # ----- runners
