@@ -4,11 +4,13 @@ import importlib
 import re
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 from entityq import EntityQ, EntityQError
 from entityq.config import Settings
+from entityq.definition import EntityDefinition
 from entityq_cli.exit_code import CommandError, ExitCode, usage_error
 
 _SPECIFICATION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
@@ -35,6 +37,11 @@ def load_settings(given: str | None) -> Settings:
     """
     settings = Settings.load()
     return load_app(given).settings if given or settings.app else settings
+
+
+def load_definitions(given: str | None) -> Mapping[str, EntityDefinition]:
+    """The app's entity types where an app is named anywhere, else none. Raises CommandError."""
+    return load_app(given).definitions if given or Settings.load().app else {}
 
 
 def _import(name: str) -> ModuleType:

@@ -13,6 +13,7 @@ _COMMANDS = (
     LazyCommand("send", "entityq_cli.send", "Send a message to an entity, or run a task."),
     LazyCommand("result", "entityq_cli.result", "Show the reply of a request."),
     LazyCommand("status", "entityq_cli.status", "Show runners, shards and pending requests."),
+    LazyCommand("inspect", "entityq_cli.inspection", "Show all that is known about an entity or a request."),
     LazyCommand("migrate", "entityq_cli.migrate", "Bring the database's schema up to date."),
     LazyCommand("reshard", "entityq_cli.reshard", "Change the number of shards, or a type's group."),
     LazyCommand("health", "entityq_cli.health", "Check the servers, and that a runner is alive."),

@@ -22,8 +22,15 @@ def option(*names: str, variable: str, **attributes: Any) -> Callable[[F], F]:
 def _nearest_app(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """The command's own -A, the one before the command, the variable: the first of these that is there."""
     own = ctx.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
-    before: str | None = ctx.parent.params.get("app") if ctx.parent else None
-    return value if own else before or value or None
+    return value if own else _before(ctx) or value or None
+
+
+def _before(ctx: click.Context) -> str | None:
+    while ctx.parent is not None:
+        ctx = ctx.parent
+        if ctx.params.get("app"):
+            return str(ctx.params["app"])
+    return None
 
 
 def app_on_group(function: F) -> F:

@@ -1,7 +1,6 @@
 """`entityq result`: what a request came to."""
 
 import asyncio
-from datetime import datetime
 from typing import cast
 
 import click
@@ -16,7 +15,7 @@ from entityq_cli.database import find_namespace, open_database
 from entityq_cli.exit_code import CommandError, ExitCode
 from entityq_cli.log_format import configure_logging
 from entityq_cli.options import app_option, json_option
-from entityq_cli.output import json_text, print_json
+from entityq_cli.output import json_text, print_json, utc
 from entityq_cli.refusal import one_sentence
 
 
@@ -52,6 +51,10 @@ async def _find(settings: Settings, request_id: int) -> StoredRequest:
 def _show(request: StoredRequest, *, as_json: bool) -> None:
     reply = request.reply
     what = f"Request {request.request_id} ({request.address} {request.message})"
+    if request.expired:
+        raise CommandError(
+            f"{what} was answered at {utc(request.replied_at)}; its reply is no longer kept.", ExitCode.FAILED
+        )
     if reply is None:
         raise CommandError(f"{what} is not answered yet; it stays accepted.", ExitCode.STILL_PENDING)
     value = _value(reply)
@@ -71,9 +74,9 @@ def _document(request: StoredRequest) -> dict[str, object]:
         "address": str(request.address),
         "message": request.message,
         "shard": str(request.shard),
-        "created_at": _time(request.created_at),
-        "replied_at": _time(request.replied_at),
-        "outcome": "pending",
+        "created_at": utc(request.created_at),
+        "replied_at": utc(request.replied_at),
+        "outcome": "expired" if request.expired else "pending",
     }
     reply = request.reply
     if reply is not None:
@@ -98,7 +101,3 @@ def _value(reply: Reply) -> object:
 
 def _message(value: object) -> object:
     return cast("dict[str, object]", value)["message"] if isinstance(value, dict) else value
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

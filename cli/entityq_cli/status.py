@@ -1,7 +1,6 @@
 """`entityq status`: who runs, and what waits."""
 
 import asyncio
-from datetime import datetime
 
 import click
 
@@ -12,7 +11,7 @@ from entityq_cli.app_loading import load_settings
 from entityq_cli.database import find_namespace, open_database
 from entityq_cli.log_format import configure_logging
 from entityq_cli.options import app_option, json_option
-from entityq_cli.output import print_json, table
+from entityq_cli.output import print_json, table, utc
 from entityq_cli.refusal import one_sentence
 
 
@@ -43,11 +42,18 @@ def _text(overview: Overview) -> str:
         [_runner_row(runner) for runner in overview.runners],
     )
     groups = table(
-        ("GROUP", "STATE", "SHARDS", "HELD", "PENDING", "OLDEST"),
+        ("GROUP", "STATE", "SHARDS", "HELD", "PENDING", "OLDEST", "TIMERS"),
         [_group_row(group) for group in overview.groups],
     )
     return (
-        f"namespace {overview.namespace}\n\n{runners}\n\n{groups}{_strangers(overview)}{_reshard(overview)}"
+        f"namespace {overview.namespace}\n\n{runners}\n\n{groups}"
+        f"{_dead_letters(overview)}{_strangers(overview)}{_reshard(overview)}"
+    )
+
+
+def _dead_letters(overview: Overview) -> str:
+    return (
+        f"\n\n{overview.dead_letters} dead letters that nobody has handled" if overview.dead_letters else ""
     )
 
 
@@ -85,7 +91,8 @@ def _runner_row(runner: RunnerOverview) -> tuple[str, ...]:
 def _group_row(group: GroupOverview) -> tuple[str, ...]:
     oldest = "-" if group.oldest is None else f"{group.oldest:.1f} s"
     state = "open" if group.open else "closed"
-    return (group.name, state, str(group.shards), str(group.held), str(group.pending), oldest)
+    numbers = (str(group.shards), str(group.held), str(group.pending), oldest, str(group.timers))
+    return (group.name, state, *numbers)
 
 
 def _document(overview: Overview) -> dict[str, object]:
@@ -99,7 +106,7 @@ def _document(overview: Overview) -> dict[str, object]:
                 "groups": runner.groups,
                 "types": runner.types,
                 "shards": runner.held,
-                "joined_at": _time(runner.joined_at),
+                "joined_at": utc(runner.joined_at),
             }
             for runner in overview.runners
         ],
@@ -111,9 +118,11 @@ def _document(overview: Overview) -> dict[str, object]:
                 "held": group.held,
                 "pending": group.pending,
                 "oldest_seconds": group.oldest,
+                "timers": group.timers,
             }
             for group in overview.groups
         ],
+        "dead_letters": overview.dead_letters,
         "strangers": [
             {"pid": stranger.pid, "application_name": stranger.application, "shards": stranger.held}
             for stranger in overview.strangers
@@ -126,7 +135,3 @@ def _state(runner: RunnerOverview) -> str:
     if runner.draining:
         return "draining"
     return "serving" if runner.healthy else "unhealthy"
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

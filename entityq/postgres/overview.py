@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from entityq.address import Address, Shard, lock_class
-from entityq.postgres.connect import Connection
+from entityq.postgres.connect import Connection, fetch_value
 from entityq.postgres.membership import live_runners, unsigned
 from entityq.postgres.queries import load
-from entityq.reply import Reply, decode_reply
+from entityq.reply import EXPIRED, Reply, decode_reply
 
 _SQL = load("overview.sql")
 _READ_JOINED, _READ_HELD, _READ_BACKLOG = _SQL["read_joined"], _SQL["read_held"], _SQL["read_backlog"]
 _READ_NAMESPACES, _FIND_REQUEST = _SQL["read_namespaces"], _SQL["find_request"]
-_READ_RESHARD = _SQL["read_reshard"]
+_READ_RESHARD, _COUNT_DEAD_LETTERS = _SQL["read_reshard"], _SQL["count_dead_letters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class RunnerOverview:
 
 @dataclass(frozen=True, slots=True)
 class GroupOverview:
-    """A shard group; `oldest` is the age of its oldest unanswered request in seconds, None without one.
+    """A shard group; `oldest` is the age of its oldest unanswered request in seconds, None without one; `timers`
+    counts requests whose time has not come.
 
     Not `open`: a reshard has closed it, and `pending` and `oldest` leave out what it has moved already.
     """
@@ -46,6 +47,7 @@ class GroupOverview:
     held: int
     pending: int
     oldest: float | None
+    timers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,12 @@ class Overview:
     groups: tuple[GroupOverview, ...]
     reshard: Reshard | None = None
     strangers: tuple[Stranger, ...] = ()
+    dead_letters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRequest:
-    """A request of the outbox; `reply` is None while it is unanswered."""
+    """A request of the outbox; `reply` is None while it is unanswered, and when it is no longer kept."""
 
     request_id: int
     address: Address
@@ -109,6 +112,7 @@ class StoredRequest:
     created_at: datetime
     reply: Reply | None
     replied_at: datetime | None
+    expired: bool = False
 
 
 async def read_overview(connection: Connection, schema: str, namespace: str) -> Overview:
@@ -142,14 +146,16 @@ async def read_overview(connection: Connection, schema: str, namespace: str) -> 
                 held=sum(n for (group, _), n in held.items() if group == name),
                 pending=pending,
                 oldest=oldest,
+                timers=timers,
             )
-            for name, shards, is_open, pending, oldest in backlog
+            for name, shards, is_open, pending, oldest, timers in backlog
         ),
         reshard=await read_reshard(connection, namespace),
         strangers=tuple(
             Stranger(pid, applications[pid], _of(pid, held))
             for pid in sorted(applications.keys() - {member.pid for member in members})
         ),
+        dead_letters=await fetch_value(connection, _COUNT_DEAD_LETTERS, where),
     )
 
 
@@ -195,6 +201,7 @@ async def find_request(connection: Connection, namespace: str, request_id: int) 
         message=message,
         shard=Shard(group, number),
         created_at=created_at,
-        reply=None if reply is None else decode_reply(request_id, reply),
+        reply=decode_reply(request_id, reply) if reply else None,
         replied_at=replied_at,
+        expired=reply == EXPIRED,
     )

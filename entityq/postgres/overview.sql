@@ -16,7 +16,8 @@ GROUP BY g.name, l.pid
 
 -- name: read_backlog
 -- The oldest request is looked for at the head of each shard only, so that a long backlog costs one count.
-SELECT g.name, g.shards, g.open, backlog.pending, extract(epoch FROM now() - backlog.oldest)::double precision
+SELECT g.name, g.shards, g.open, backlog.pending, extract(epoch FROM now() - backlog.oldest)::double precision,
+       (SELECT count(*) FROM timer t WHERE t.shard_id >= g.first_shard AND t.shard_id < g.first_shard + g.shards)
 FROM shard_group g
 CROSS JOIN LATERAL (
     SELECT (SELECT count(*) FROM pending p
@@ -34,6 +35,10 @@ CROSS JOIN LATERAL (
 ) backlog
 WHERE g.namespace = %(namespace)s
 ORDER BY g.name
+
+-- name: count_dead_letters
+-- Those that nobody has handled.
+SELECT count(*) FROM dead_letter WHERE namespace = %(namespace)s AND requeued_at IS NULL
 
 -- name: read_namespaces
 SELECT namespace FROM cluster ORDER BY namespace

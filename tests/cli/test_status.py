@@ -26,7 +26,7 @@ def test_without_runners(entityq: CommandLine, namespace: str) -> None:
     assert document.json()["runners"] == []
     assert (group["name"], group["shards"], group["held"], group["pending"]) == ("default", SHARDS, 0, 2)
     assert 0 < group["oldest_seconds"] < 60
-    assert re.search(rf"^default +open +{SHARDS} +0 +2 +\d+\.\d s$", text.stdout, re.MULTILINE)
+    assert re.search(rf"^default +open +{SHARDS} +0 +2 +\d+\.\d s +0$", text.stdout, re.MULTILINE)
 
 
 def test_with_runners(entityq: CommandLine) -> None:
