@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 import uvloop
 
@@ -35,7 +34,6 @@ from entityq.embedded import start_temporary
 from entityq.postgres.connect import connect
 from entityq.postgres.migrate import migrate
 from tests.support.servers import PrivateServers
-from tests.support.waiting import eventually_async
 
 SHARDS = 100
 WORKERS = 3
@@ -209,11 +207,7 @@ async def roll(bench: Bench) -> list[float]:
             for worker in bench.workers.all:
                 old = worker.runner()
                 worker.signal(signal.SIGHUP)
-
-                async def replaced(worker: Worker = worker, old: psutil.Process = old) -> bool:
-                    return old not in worker.runners()
-
-                await eventually_async(replaced, PATIENCE)
+                await asyncio.to_thread(old.wait, PATIENCE)
                 await bench.balanced()
         stopping.set()
     rate = (bench.load.answered + len(asked)) / (time.monotonic() - began)

@@ -15,6 +15,8 @@ import psycopg
 Connection = psycopg.Connection[tuple[object, ...]]
 
 STOP_SECONDS = 30.0
+# Rarely, because it happens while something is measured.
+LOOK_SECONDS = 0.2
 
 
 class Worker:
@@ -105,7 +107,7 @@ class Workers:
                 return
             if time.monotonic() > deadline:
                 raise TimeoutError(f"shards are held by {shares} after {seconds:g} s")
-            time.sleep(0.02)
+            time.sleep(LOOK_SECONDS)
 
 
 @contextmanager
