@@ -15,7 +15,7 @@ from entityq.client.send import Send
 from entityq.errors import EntityQError
 from entityq.snowflake import Snowflakes
 from tests.client.bank import Account, Bank, Outbox, answer, published, rows
-from tests.client.test_inserter import insert_by_hand
+from tests.client.test_inserter import CONFLICTS_MARKER, insert_by_hand
 from tests.support.losing_proxy import losing_proxy
 from tests.support.waiting import eventually_async
 
@@ -294,6 +294,24 @@ async def test_what_is_lost_before_the_commit_is_stored_once(
             sent = await bank.app.send_many([account.note.request("lost-1"), account.note.request("y")])
             assert proxy.lost.is_set()
     assert [row.request_id for row in rows(outbox)[1:]] == [each.receipt.request_id for each in sent]
+
+
+async def test_what_is_stored_is_accepted_although_what_was_sent_with_it_is_in_trouble(
+    postgres_url: str, redis_url: str, namespace: str, outbox: Outbox
+) -> None:
+    async with losing_proxy(postgres_url) as proxy:
+        bank = Bank(namespace, proxy.url, redis_url, send_timeout=1.0)
+        async with bank.app:
+            account = bank.account("a")
+            await account.deposit.send(1, reference="known")
+            # After the batch is committed, and before it is known what the repeat has met.
+            proxy.lose(CONFLICTS_MARKER, then_refuse=True)
+            batch = asyncio.ensure_future(bank.app.send_many([account.note.request("x")]))
+            repeat = asyncio.ensure_future(account.deposit.send(1, reference="known"))
+            await asyncio.wait([batch, repeat])
+            proxy.heal()
+    assert isinstance(repeat.exception(), EntityQError)
+    assert [each.receipt.request_id for each in batch.result()] == [rows(outbox)[1].request_id]
 
 
 # ----- sync code

@@ -3,9 +3,13 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.orm import Session
 
-from entityq import EntityQ, PrimaryKeyConflict
-from tests.integrations.transactions import OPEN, Transaction
+from entityq import EntityQ, PrimaryKeyConflict, UnsafeConfiguration
+from entityq.integrations import django, sqlalchemy
+from examples.bank import Account
+from tests.integrations.transactions import OPEN, Transaction, configure_django
 from tests.support.live import LiveCluster
 from tests.support.probe import Probe
 
@@ -40,6 +44,18 @@ async def test_a_request_is_sent_by_the_commit_and_without_a_sweep(
     assert cluster.stage.lines("note a ") == ["first", "0", "1", "2"]
     assert await cluster.rows("SELECT id FROM public.orders") == [1]
     assert await cluster.pending() == 0
+
+
+def test_another_database_is_refused(postgres_url: str) -> None:
+    request = Account.at("a").deposit.request(1, reference="r")
+    with (
+        Session(create_engine("sqlite://", poolclass=NullPool)) as session,
+        pytest.raises(UnsafeConfiguration, match="a transaction of sqlite"),
+    ):
+        sqlalchemy.send(session, request)
+    configure_django(postgres_url)
+    with pytest.raises(UnsafeConfiguration, match="database other, which is sqlite"):
+        django.send(request, using="other")
 
 
 async def test_nothing_is_sent_by_a_rollback(

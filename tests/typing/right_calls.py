@@ -4,7 +4,23 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self, assert_type
 
-from entityq import Broadcast, Entity, EntityQ, EntityStatus, Failure, Receipt, message, upcast
+from psycopg import AsyncConnection, Connection
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from entityq import (
+    Broadcast,
+    Entity,
+    EntityQ,
+    EntityStatus,
+    Failure,
+    Receipt,
+    Request,
+    Sent,
+    message,
+    upcast,
+)
+from entityq.integrations import django, psycopg, sqlalchemy
 
 app = EntityQ("bank")
 
@@ -111,6 +127,33 @@ def sync_code() -> None:
     assert_type(account.deposit.delay(10, reference="r-1"), Receipt[int])
     assert_type(account.deposit.delay(10, reference="r-1").get(timeout=5), int)
     assert_type(account.withdraw.call(10), int)
+
+
+async def batches() -> None:
+    account = Account.at("acct-1")
+    request = account.deposit.request(10, reference="r-1")
+    assert_type(request, Request[int])
+    assert_type(add.request(2), Request[int])
+    sent = await app.send_many([request, account.withdraw.options(timeout=1).request(1)])
+    assert_type(sent, list[Sent[int]])
+    assert_type(await sent[0].receipt, int)
+    assert_type(app.delay_many([account.close.request()]), list[Sent[None]])
+
+
+async def transactions(
+    connection: Connection[Any],
+    async_connection: AsyncConnection[Any],
+    session: Session,
+    async_session: AsyncSession,
+) -> None:
+    request = Account.at("acct-1").deposit.request(10, reference="r-1")
+    assert_type(psycopg.send(connection, request), Receipt[int])
+    assert_type(await psycopg.send(async_connection, request), Receipt[int])
+    assert_type(await psycopg.send_many(async_connection, [request]), list[Sent[int]])
+    assert_type(sqlalchemy.send(session, request), Receipt[int])
+    assert_type(await sqlalchemy.send(async_session, request), Receipt[int])
+    assert_type(sqlalchemy.send_many(session.connection(), [request]), list[Sent[int]])
+    assert_type(django.send(request, using="other"), Receipt[int])
 
 
 async def options() -> None:
