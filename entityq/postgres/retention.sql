@@ -46,13 +46,13 @@ WITH page AS MATERIALIZED (
 ), removed AS (
     DELETE FROM outbox o
     USING due
-    WHERE due.whole AND o.request_id = due.request_id AND o.replied_at = due.replied_at
+    WHERE due.whole AND o.request_id = due.request_id AND o.replied_at = due.replied_at AND o.reply IS NOT NULL
     RETURNING o.request_id
 ), emptied AS (
     UPDATE outbox o
     SET reply = '', envelope = ''
     FROM due
-    WHERE NOT due.whole AND o.request_id = due.request_id AND o.replied_at = due.replied_at
+    WHERE NOT due.whole AND o.request_id = due.request_id AND o.replied_at = due.replied_at AND o.reply IS NOT NULL
     RETURNING o.request_id
 ), letters AS (
     DELETE FROM dead_letter d USING due WHERE d.request_id = due.request_id

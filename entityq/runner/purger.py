@@ -20,9 +20,9 @@ from entityq.runner.shard_table import ShardTable
 log = logging.getLogger(__name__)
 
 PAGE = 1_000
-# Pauses after a page, as a multiple of the time that it took: a purger takes half of a connection while there is
-# much to remove, and a tenth of it while a round looks in vain.
-BUSY, IN_VAIN = 1.0, 9.0
+# Pauses after a page, as a multiple of the time that it took. A front that is behind must catch up, whatever the rate
+# of requests is; a round that looks in vain takes a tenth of a connection.
+BEHIND, BUSY, IN_VAIN = 0.25, 1.0, 9.0
 # Seconds between two looks when nothing more is due.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 
@@ -53,12 +53,16 @@ class Purger:
             await asyncio.sleep(pause)
 
     async def _look(self, group: Group) -> float:
-        """One page of all that is to be looked at; returns how long the next look can wait, in seconds."""
+        """One page of all that is to be looked at; returns how long the next look can wait, in seconds.
+
+        The round comes last, and waits for the fronts.
+        """
         plan = self._plans.setdefault(group.name, PurgePlan())
         terms = await self._retention.terms(group)
         more = False
         for stretch in plan.stretches(terms):
-            more |= await self._page(group, plan, stretch)
+            if stretch.front is not None or not more:
+                more |= await self._page(group, plan, stretch)
         idle = min(max(TENTH * TENTH * terms.kept[0], SHORTEST_PAUSE), LONGEST_PAUSE)
         return 0 if more else idle
 
@@ -68,10 +72,12 @@ class Purger:
         purged = await self._retention.purge(group, stretch.after, stretch.until, PAGE)
         whole = purged.looked < PAGE
         plan.done(stretch, purged.last, whole=whole)
-        await asyncio.sleep((time.monotonic() - began) * _rest(stretch, purged))
+        await asyncio.sleep((time.monotonic() - began) * _rest(stretch, purged, whole=whole))
         return not whole
 
 
-def _rest(stretch: Stretch, purged: Purged) -> float:
+def _rest(stretch: Stretch, purged: Purged, *, whole: bool) -> float:
     """How long to pause after a page, as a multiple of the time that it took."""
-    return BUSY if purged.removed or purged.emptied or stretch.front is not None else IN_VAIN
+    if stretch.front is not None:
+        return BUSY if whole else BEHIND
+    return BUSY if purged.removed or purged.emptied else IN_VAIN

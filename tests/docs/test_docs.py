@@ -65,8 +65,10 @@ def wrong_with(command: str) -> str | None:
     if words[0].startswith("-") or words[0].isupper():
         return None if words[0] in {"--help", "--version", "-h"} or words[0].isupper() else words[0]
     found = cli.get_command(click.Context(cli), words[0])
+    if isinstance(found, click.Group) and len(words) > 1:
+        found = found.get_command(click.Context(found), words[1])
     if found is None:
-        return f"no command {words[0]}"
+        return f"no command {' '.join(words[:2])}"
     known = {spelling for parameter in found.params for spelling in parameter.opts} | {"--help", "-h"}
     given = [word.partition("=")[0] for word in words[1:] if re.match(r"--?[a-zA-Z]", word)]
     unknown = [option for option in given if option not in known]

@@ -191,15 +191,20 @@ async def test_a_dead_letter_that_nobody_has_handled_keeps_its_request(
 async def test_a_request_that_is_requeued_meanwhile_is_left_alone(
     postgres_url: str, connection: Connection, group: Group, retention: Retention, namespace: str
 ) -> None:
-    await stored(connection, namespace, request(1), request(2, digest=b"k"), answered=2 * HOUR + 60)
-    async with await connect(postgres_url, schema=SCHEMA) as other:
-        async with connection.transaction():
-            await connection.execute("UPDATE outbox SET reply = NULL, replied_at = NULL")
-            purging = asyncio.create_task(retention.purge(group, 0, ALL, 100))
-            while not await blocked(other):
-                assert not purging.done()
-        assert await purging == Purged(2, 2, removed=0, emptied=0)
-    assert await left(connection) == {1: None, 2: None}
+    for first, requeue in (
+        (1, "UPDATE outbox SET reply = NULL"),
+        (3, "UPDATE outbox SET reply = 'new', replied_at = now()"),
+    ):
+        requests = request(first), request(first + 1, digest=b"k%d" % first)
+        await stored(connection, namespace, *requests, answered=2 * HOUR + 60)
+        async with await connect(postgres_url, schema=SCHEMA) as other:
+            async with connection.transaction():
+                await connection.execute(requeue.encode())
+                purging = asyncio.create_task(retention.purge(group, first - 1, ALL, 100))
+                while not await blocked(other):
+                    assert not purging.done()
+            assert await purging == Purged(first + 1, 2, removed=0, emptied=0)
+    assert set((await left(connection)).values()) == {b"new"}
 
 
 async def blocked(connection: Connection) -> bool:

@@ -2,6 +2,7 @@
 
 from tests.sabotage.ownership import OWNERSHIP_SAFEGUARDS
 from tests.sabotage.reshard import RESHARD_SAFEGUARDS
+from tests.sabotage.retention import RETENTION_SAFEGUARDS
 from tests.sabotage.safeguard import Edit, Safeguard
 from tests.sabotage.takeover import TAKEOVER_SAFEGUARDS
 
@@ -382,4 +383,5 @@ SAFEGUARDS = (
     *OWNERSHIP_SAFEGUARDS,
     *TAKEOVER_SAFEGUARDS,
     *RESHARD_SAFEGUARDS,
+    *RETENTION_SAFEGUARDS,
 )
