@@ -107,8 +107,12 @@ class EntityQ:
             await client.close()
 
     @asynccontextmanager
-    async def open_runner(self, *, name: str, groups: Sequence[str] = ()) -> AsyncGenerator[Runner, None]:
+    async def open_runner(
+        self, *, name: str, groups: Sequence[str] = (), place: str = ""
+    ) -> AsyncGenerator[Runner, None]:
         """A runner that is ready to `run` in this process; `groups` empty: the settings' or all.
+
+        `place`: a text that it shares with the runner that it replaces, and with no other; it gets its shards.
 
         Raises UnsafeConfiguration for what could lose or double work, and PersistenceError when Postgres
         cannot be reached. Redis may be down.
@@ -125,6 +129,7 @@ class EntityQ:
                     self.serializer,
                     name=name,
                     groups=groups or settings.groups,
+                    place=place,
                 ) as runner,
             ):
                 self._runner = runner

@@ -38,6 +38,7 @@ _EXIT_SECONDS = 3.0
 @click.option("--app")
 @click.option("--groups")
 @click.option("--name", required=True)
+@click.option("--place", required=True)
 @click.option("--index", type=int, required=True)
 @click.option("--link", "descriptor", type=int, required=True)
 @click.option("--log-level", required=True)
@@ -48,6 +49,7 @@ def command(
     app: str | None,
     groups: str | None,
     name: str,
+    place: str,
     index: int,
     descriptor: int,
     log_level: str,
@@ -67,7 +69,8 @@ def command(
             # What the imports left behind lives as long as the process: no collection need look at it again.
             gc.collect()
             gc.freeze()
-            code = _serve(loaded, name, chosen, link, migrate=migrate)
+            served = Served(loaded, name=name, place=place, groups=chosen, link=link, migrate=migrate)
+            code = _serve(served)
     except CommandError as error:
         link.send(Refused(error.sentence, error.code))
         code = error.code
@@ -78,13 +81,10 @@ def command(
     raise SystemExit(code)
 
 
-def _serve(app: EntityQ, name: str, groups: Sequence[str], link: Link, *, migrate: bool) -> ExitCode:
-    async def serve() -> ExitCode:
-        return await Served(app, name=name, groups=groups, link=link, migrate=migrate).run()
-
+def _serve(served: Served) -> ExitCode:
     try:
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-            return runner.run(serve())
+            return runner.run(served.run())
     except* UnsafeConfiguration as group:
         raise _innermost(group) from None
 

@@ -28,10 +28,13 @@ _COLD_SECONDS = 3.0
 class Served:
     """`run` returns the exit code of the process."""
 
-    def __init__(self, app: EntityQ, *, name: str, groups: Sequence[str], link: Link, migrate: bool) -> None:
+    def __init__(
+        self, app: EntityQ, *, name: str, place: str, groups: Sequence[str], link: Link, migrate: bool
+    ) -> None:
         """`groups` empty: those of the settings, or all. `migrate`: also where the servers are configured."""
         self._app = app
         self._name = name
+        self._place = place
         self._groups = groups
         self._link = link
         self._migrate = migrate or app.settings.servers() is None
@@ -71,7 +74,7 @@ class Served:
                     servers = stack.enter_context(self._app.start_servers())
                     await migrate_servers(servers, self._app.settings)
                     self._migrate = False
-                opening = self._app.open_runner(name=self._name, groups=self._groups)
+                opening = self._app.open_runner(name=self._name, groups=self._groups, place=self._place)
                 return await stack.enter_async_context(opening)
             except PersistenceError as error:
                 reason = f"{error.what}. {error.advice}"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 from typing import NoReturn
+from uuid import uuid4
 
 import click
 
@@ -66,6 +67,7 @@ class Supervisor:
         self._stage = Stage.RUNNING
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
+        self._id = uuid4().hex
         self._tasks = asyncio.TaskGroup()
         self._runners: set[RunnerProcess] = set()
         places = range(1, options.processes + 1)
@@ -103,7 +105,8 @@ class Supervisor:
             loop.add_signal_handler(number, handler)
 
     async def _start(self, place: int) -> RunnerProcess:
-        runner = await RunnerProcess.start(lambda link: runner_command(self._options, place, link))
+        lasting = f"{self._id}/{place}"
+        runner = await RunnerProcess.start(lambda link: runner_command(self._options, place, lasting, link))
         self._runners.add(runner)
         self._tasks.create_task(self._watch(runner), name=f"runner {place}")
         if self._stage:  # the signal came while it was being started

@@ -48,12 +48,12 @@ def runner_name(pattern: str, index: int) -> str:
     return _PLACEHOLDER.sub(value, pattern)
 
 
-def runner_command(options: WorkerOptions, index: int, link: int) -> list[str]:
-    """`link` is the file descriptor of the runner's end of the link."""
+def runner_command(options: WorkerOptions, index: int, place: str, link: int) -> list[str]:
+    """`place` is that of all runners that follow each other, `link` the file descriptor of the runner's end."""
     # -P: no module of the working directory stands in for one of ours; loading the app adds it to the path.
     command = [sys.executable, "-P", "-m", "entityq_cli", "runner"]
     command += ["--index", str(index), "--link", str(link)]
-    command += ["--name", runner_name(options.name, index)]
+    command += ["--name", runner_name(options.name, index), "--place", place]
     command += ["--log-level", options.log_level, "--log-format", options.log_format]
     if options.app is not None:
         command += ["--app", options.app]

@@ -46,13 +46,18 @@ class Backend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What a runner tells the others about itself."""
+    """What a runner tells the others about itself.
+
+    `place`: the same for runners that follow each other, as at a restart; unique among all others. Empty: it
+    follows nobody.
+    """
 
     name: str
     groups: Sequence[str]
     types: Sequence[str]
     weight: float = 1.0
     host: str = ""
+    place: str = ""
 
 
 class LeaseSession:
@@ -239,6 +244,7 @@ class LeaseSession:
                 "namespace": self._namespace,
                 "number": self.number,
                 "name": claim.name,
+                "place": claim.place,
                 "host": claim.host,
                 "pid": self.backend.pid,
                 "backend_start": self.backend.started,

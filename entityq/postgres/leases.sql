@@ -45,8 +45,9 @@ WITH alive AS MATERIALIZED (
     DELETE FROM runner USING dead WHERE runner.incarnation = dead.incarnation
 )
 -- The first heartbeat is written with the row, and so before the first lock of a shard.
-INSERT INTO runner (incarnation, namespace, number, name, host, pid, backend_start, groups, types, weight, heartbeat)
-VALUES (%(incarnation)b, %(namespace)b, %(number)b, %(name)b, %(host)b, %(pid)b, %(backend_start)b,
+INSERT INTO runner (incarnation, namespace, number, name, place, host, pid, backend_start, groups, types, weight,
+                    heartbeat)
+VALUES (%(incarnation)b, %(namespace)b, %(number)b, %(name)b, %(place)b, %(host)b, %(pid)b, %(backend_start)b,
         %(groups)b::text[], %(types)b::text[], %(weight)b, 0)
 
 -- name: acquire_shards

@@ -15,7 +15,7 @@ LIVE_RUNNERS = load("membership.sql")["live_runners"]
 class Member:
     """A live runner. One that is draining is given no shards, and still holds some.
 
-    `healthy`: what its peers found out; alive it is in either case.
+    `healthy`: what its peers found out; alive it is in either case. `place`: see Claim.
     """
 
     incarnation: int
@@ -29,6 +29,7 @@ class Member:
     groups_of_types: tuple[str, ...]
     host: str = ""
     healthy: bool = True
+    place: str = ""
 
     def known_types(self, group: str) -> int:
         """How many of a group's registered types this runner knows."""
@@ -64,6 +65,7 @@ def members_of(rows: Sequence[tuple[Any, ...]]) -> tuple[Member, ...]:
             groups_of_types=tuple(sorted(groups_of_types)),
             host=host,
             healthy=healthy,
+            place=place,
         )
         for (
             incarnation,
@@ -77,6 +79,7 @@ def members_of(rows: Sequence[tuple[Any, ...]]) -> tuple[Member, ...]:
             groups_of_types,
             host,
             healthy,
+            place,
         ) in rows
     )
 

@@ -13,7 +13,7 @@ SELECT r.incarnation, r.number, r.name, r.pid, r.groups, r.types, r.weight, r.dr
        ARRAY(SELECT g.name
              FROM entity_type t JOIN shard_group g ON g.group_id = t.group_id
              WHERE t.namespace = r.namespace AND t.type = ANY (r.types)),
-       r.host, r.healthy
+       r.host, r.healthy, r.place
 FROM runner r JOIN alive ON alive.number = r.number AND alive.pid = r.pid
 WHERE r.namespace = %(namespace)b
 ORDER BY r.incarnation

@@ -30,7 +30,7 @@ _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 _OLDEST_CODE = re.compile(rb"^-- oldest code: (\d+)$", re.MULTILINE)
 
 # The oldest schema that this code can run on, as the number of its newest migration.
-OLDEST_SCHEMA = 6
+OLDEST_SCHEMA = 7
 
 TABLE_WAIT = "5s"
 

@@ -27,11 +27,20 @@ _SHARDS_PER_HASH = 8
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A live runner that serves the group; `known_types`: how many of the group's types it knows."""
+    """A live runner that serves the group; `known_types`: how many of the group's types it knows.
+
+    `place`: who follows another one in its place gets its shards. Empty: it follows nobody.
+    """
 
     incarnation: int
     weight: float
     known_types: int = 0
+    place: str = ""
+
+    @property
+    def hashed(self) -> bytes:
+        """What stands for it in the hash."""
+        return (self.place or str(self.incarnation)).encode()
 
 
 def assign(shards: Sequence[int], candidates: Sequence[Candidate]) -> dict[int, int]:
@@ -83,7 +92,7 @@ def _scores(candidate: Candidate, shards: Sequence[int]) -> list[float]:
     for shard in shards:
         block, offset = divmod(shard, _SHARDS_PER_HASH)
         if block not in hashes:
-            digest = blake2b(b"%d/%d" % (candidate.incarnation, block), digest_size=64).digest()
+            digest = blake2b(b"%b/%d" % (candidate.hashed, block), digest_size=64).digest()
             hashes[block] = unpack(">8Q", digest)
         # + 0.5: strictly between 0 and 1, where the logarithm is finite and not 0.
         scores.append(-weight / log(((hashes[block][offset] >> 12) + 0.5) / 2.0**52))

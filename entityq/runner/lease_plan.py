@@ -23,18 +23,26 @@ def owners(members: Iterable[Member], groups: Iterable[Group]) -> dict[int, int]
     """The incarnation that should own each shard; shards of a group that nobody serves are left out.
 
     An unhealthy runner is given none, unless all that serve the group are: a check that is itself broken must
-    not take the shards from everybody.
+    not take the shards from everybody. Of two in one place the older one is about to be replaced.
     """
-    staying = [member for member in members if not member.draining]
+    staying = followers(member for member in members if not member.draining)
     assigned: dict[int, int] = {}
     for group in groups:
         serving = [member for member in staying if group.name in member.groups]
         candidates = [
-            Candidate(member.incarnation, member.weight, member.known_types(group.name))
+            Candidate(member.incarnation, member.weight, member.known_types(group.name), member.place)
             for member in [member for member in serving if member.healthy] or serving
         ]
         assigned |= assign(range(group.first_shard, group.first_shard + group.shards), candidates)
     return assigned
+
+
+def followers(members: Iterable[Member]) -> list[Member]:
+    """Without those whose place a later member has."""
+    latest: dict[str, Member] = {}
+    for member in sorted(members, key=lambda member: member.incarnation):
+        latest[member.place or str(member.incarnation)] = member
+    return list(latest.values())
 
 
 def closed(held: Iterable[int], groups: Iterable[Group]) -> set[int]:

@@ -53,9 +53,10 @@ async def open_runner(
     *,
     name: str,
     groups: Sequence[str] = (),
+    place: str = "",
     loop_limit: float = LIMIT,
 ) -> AsyncGenerator[Runner, None]:
-    """A runner that is ready to `run`; `groups` empty: all of the cluster's.
+    """A runner that is ready to `run`; `groups` empty: all of the cluster's; `place`: see Claim.
 
     `loop_limit`: seconds for which a handler may block the event loop before the process ends.
 
@@ -99,7 +100,7 @@ async def open_runner(
             loop_limit=loop_limit,
         )
         try:
-            yield Runner(name, groups, resources)
+            yield Runner(name, groups, resources, place)
         finally:
             # A handler that was abandoned may still run in its thread: nobody waits for it.
             threads.shutdown(wait=False, cancel_futures=True)

@@ -34,10 +34,12 @@ class Runner:
     Args:
         name: what people call it; not unique.
         groups: the shard groups that it serves; empty: all of the cluster's.
+        place: as in Claim.
     """
 
-    def __init__(self, name: str, groups: Sequence[str], resources: Resources) -> None:
+    def __init__(self, name: str, groups: Sequence[str], resources: Resources, place: str) -> None:
         self._name = name
+        self._place = place
         self._groups = groups
         self._resources = resources
         self._stopping = asyncio.Event()
@@ -142,6 +144,7 @@ class Runner:
         resources = self._resources
         claim = Claim(
             name=self._name,
+            place=self._place,
             host=socket.gethostname(),
             groups=groups,
             types=tuple(resources.definitions),

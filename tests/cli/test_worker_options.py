@@ -32,7 +32,7 @@ def test_an_unknown_placeholder_is_a_usage_error(pattern: str) -> None:
 
 
 def test_what_was_not_given_is_left_to_the_runner() -> None:
-    command = runner_command(OPTIONS, 1, 5)
+    command = runner_command(OPTIONS, 1, "w/1", 5)
 
     assert command[:4] == [sys.executable, "-P", "-m", "entityq_cli"]
     assert not {"--app", "--groups", "--migrate"} & set(command)

@@ -266,6 +266,7 @@ async def test_a_row_with_our_own_number_is_a_dead_ones(cluster: Cluster, namesp
             "namespace": namespace,
             "number": session.number,
             "name": "the next life",
+            "place": "",
             "host": "",
             "pid": session.backend.pid,
             "backend_start": session.backend.started,

@@ -105,11 +105,14 @@ class Cluster:
         self.stack.push_async_callback(client.close)
         return Sending(client, self.serializer, settings)
 
-    async def start(self, name: str = "runner", *, app: EntityQ | None = None, **changes: Any) -> Running:
+    async def start(
+        self, name: str = "runner", *, app: EntityQ | None = None, place: str = "", **changes: Any
+    ) -> Running:
         """Returns when it is a member; its shards come a moment later. `changes`: of its settings."""
         opened: asyncio.Future[Runner] = asyncio.get_running_loop().create_future()
         settings = replace(self.settings, **changes)
-        task = asyncio.create_task(self._run(name, app or self.app, settings, opened), name=f"test {name}")
+        running_it = self._run(name, place, app or self.app, settings, opened)
+        task = asyncio.create_task(running_it, name=f"test {name}")
         waits: list[asyncio.Future[Any]] = [task, opened]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -126,14 +129,14 @@ class Cluster:
         return running
 
     async def _run(
-        self, name: str, app: EntityQ, settings: Settings, opened: "asyncio.Future[Runner]"
+        self, name: str, place: str, app: EntityQ, settings: Settings, opened: "asyncio.Future[Runner]"
     ) -> None:
         servers = settings.servers()
         assert servers is not None
         client = await Client.open(settings, servers, app.definitions)
         try:
             async with open_runner(
-                settings, servers, app.definitions, client, self.serializer, name=name
+                settings, servers, app.definitions, client, self.serializer, name=name, place=place
             ) as runner:
                 opened.set_result(runner)
                 await runner.run()

@@ -49,7 +49,11 @@ async def load(sender: Sending, entities: Sequence[str]) -> AsyncGenerator[dict[
 def assigned(cluster: Cluster, runners: Sequence[Running]) -> dict[int, int]:
     """By shard id, the incarnation that should have it."""
     incarnations = pairs(cluster, b"SELECT name, incarnation FROM entityq.runner")
-    candidates = [Candidate(incarnations[running.name], weight_of(running)) for running in runners]
+    places = dict(cluster.sql.execute(b"SELECT name, place FROM entityq.runner"))
+    candidates = [
+        Candidate(incarnations[running.name], weight_of(running), place=str(places[running.name]))
+        for running in runners
+    ]
     return assign(sorted(pairs(cluster, OWNERS)), candidates)
 
 
@@ -100,6 +104,26 @@ async def test_one_runner_becomes_eight_and_one_again(cluster: Cluster) -> None:
             await settled(cluster, runners)
             theoretical += differing(before, assigned(cluster, runners))
             assert moves(cluster) == theoretical
+    for name in entities:
+        assert await sender.at(Journal, name).read() == [str(number) for number in range(counts[name])]
+
+
+async def test_a_rolling_restart_moves_the_shards_of_the_runner_that_is_replaced_and_no_others(
+    cluster: Cluster,
+) -> None:
+    sender = await cluster.client()
+    runners = [await cluster.start(f"runner {place}", place=f"place {place}") for place in range(3)]
+    await settled(cluster, runners)
+    entities = [f"roll-{number}" for number in range(20)]
+    async with load(sender, entities) as counts:
+        for place in range(3):
+            old = runners[place]
+            theirs, before = len(old.life.shards), moves(cluster)
+            runners[place] = await cluster.start(f"runner {place}", place=f"place {place}")
+            await old.stop()
+            await settled(cluster, runners)
+            assert moves(cluster) == before + theirs
+            assert len(runners[place].life.shards) == theirs
     for name in entities:
         assert await sender.at(Journal, name).read() == [str(number) for number in range(counts[name])]
 

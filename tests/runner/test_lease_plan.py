@@ -11,7 +11,9 @@ DEFAULT = Group("default", 1, 10, 0)
 MAIL = Group("mail", 2, 10, 10)
 
 
-def member(incarnation: int, *groups: str, draining: bool = False, healthy: bool = True) -> Member:
+def member(
+    incarnation: int, *groups: str, draining: bool = False, healthy: bool = True, place: str = ""
+) -> Member:
     return Member(
         incarnation=incarnation,
         number=incarnation,
@@ -23,6 +25,7 @@ def member(incarnation: int, *groups: str, draining: bool = False, healthy: bool
         draining=draining,
         groups_of_types=(),
         healthy=healthy,
+        place=place,
     )
 
 
@@ -35,6 +38,18 @@ def test_shards_go_to_runners_that_serve_their_group() -> None:
 
 def test_a_draining_runner_is_given_nothing() -> None:
     assert set(owners([member(1, "default", draining=True), member(2, "default")], [DEFAULT]).values()) == {2}
+
+
+def test_who_follows_another_one_in_its_place_gets_its_shards_and_gives_them_back() -> None:
+    before = [member(number, "default", place=f"place {number}") for number in (1, 2, 3)]
+    replacing = [*before, member(4, "default", place="place 2")]
+    assigned = owners(before, [DEFAULT])
+    assert owners(replacing, [DEFAULT]) == {
+        shard: 4 if owner == 2 else owner for shard, owner in assigned.items()
+    }
+    replaced = [runner for runner in replacing if runner.incarnation != 2]
+    assert owners(replaced, [DEFAULT]) == owners(replacing, [DEFAULT])
+    assert owners(before, [DEFAULT]) == assigned, "should the new one end at once"
 
 
 def test_an_unhealthy_runner_is_given_nothing_where_a_healthy_one_serves() -> None:
