@@ -2,6 +2,7 @@
 
 from entityq.app import EntityQ
 from entityq.broadcast import Broadcast
+from entityq.cancel_outcome import CancelOutcome
 from entityq.context import TurnContext
 from entityq.entity import Entity, message
 from entityq.errors import (
@@ -34,6 +35,7 @@ __all__ = [
     "Accepted",
     "AlreadyProcessing",
     "Broadcast",
+    "CancelOutcome",
     "Entity",
     "EntityDefect",
     "EntityNotAssigned",

@@ -10,6 +10,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from entityq.address import Address
 from entityq.call import Call
+from entityq.cancel_outcome import CancelOutcome
 from entityq.client.client import Client
 from entityq.client.clients import Clients
 from entityq.codec import Limits
@@ -90,6 +91,16 @@ class EntityQ:
     def receipt(self, call: Call, request_id: int, *, duplicate: bool) -> Receipt[Any]:
         """Of a request that the caller's own transaction stores; used by entityq.integrations."""
         return self._clients.receipt(call, request_id, duplicate=duplicate)
+
+    # ----- cancelling
+
+    async def cancel(self, request_id: int) -> CancelOutcome:
+        """As `receipt.cancel()`, for a request of anybody. Raises EntityQError for one that is not known."""
+        return await sender_for(self).cancel(request_id)
+
+    def cancel_blocking(self, request_id: int) -> CancelOutcome:
+        """`cancel` from sync code."""
+        return sender_for(self).blocking().cancel(request_id)
 
     # ----- servers, clients and runners
 

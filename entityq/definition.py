@@ -55,6 +55,7 @@ class MessageDefinition:
     primary_key: str | None = None
     retention: Retention = AS_SETTINGS_SAY
     retry: RetryPolicy | None = None
+    uninterruptible: bool = False
 
     @property
     def changes_state(self) -> bool:

@@ -126,6 +126,7 @@ class MessageOptions:
     keep: Duration | None = None
     keep_keys: Duration | None = None
     retry: RetryPolicy | None = None
+    uninterruptible: bool = False
 
 
 class Message(Generic[P, R]):
@@ -189,6 +190,7 @@ def message(
     keep: Duration | None = None,
     keep_keys: Duration | None = None,
     retry: RetryPolicy | None = None,
+    uninterruptible: bool = False,
 ) -> MessageDecorator: ...
 
 
@@ -204,6 +206,7 @@ def message(
     keep: Duration | None = None,
     keep_keys: Duration | None = None,
     retry: RetryPolicy | None = None,
+    uninterruptible: bool = False,
 ) -> Message[..., Any] | MessageDecorator:
     """Makes a method of an entity a message. An `async def` runs in the event loop, a `def` in a thread.
 
@@ -215,9 +218,18 @@ def message(
     keep: how long its replies are kept, in seconds or as a timedelta; by default what the settings say.
     keep_keys: how long its primary keys are kept, also from the reply on: a repeat gets ReplyExpired then.
     retry: how often, and when, it runs again after a defect; by default what the entity type says.
+    uninterruptible: a cancel that comes while it runs lets it run to its end, and its reply stands.
     """
     options = MessageOptions(
-        primary_key, persisted, concurrent, timeout, name, keep=keep, keep_keys=keep_keys, retry=retry
+        primary_key,
+        persisted,
+        concurrent,
+        timeout,
+        name,
+        keep=keep,
+        keep_keys=keep_keys,
+        retry=retry,
+        uninterruptible=uninterruptible,
     )
     return MessageDecorator(options) if handler is None else Message(handler, options)
 

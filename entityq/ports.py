@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from entityq.address import Address
 from entityq.broadcast import Broadcast
 from entityq.call import Call
+from entityq.cancel_outcome import CancelOutcome
 from entityq.config import Settings
 from entityq.errors import EntityQError
 from entityq.receipt import Receipt
@@ -28,6 +29,8 @@ class BlockingSender(Protocol):
 
     def broadcast(self, call: Call) -> Broadcast: ...
 
+    def cancel(self, request_id: int) -> CancelOutcome: ...
+
 
 class Sender(Protocol):
     """Implemented by the client, by the current turn and by entityq.testing."""
@@ -46,6 +49,10 @@ class Sender(Protocol):
 
     async def broadcast(self, call: Call) -> Broadcast:
         """Of a volatile message; whatever id the call's address has."""
+        ...
+
+    async def cancel(self, request_id: int) -> CancelOutcome:
+        """Of a persisted request, whoever has sent it."""
         ...
 
     async def status(self, address: Address) -> EntityStatus: ...

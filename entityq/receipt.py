@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Generic, TypeVar
 
 from entityq.address import Address
+from entityq.cancel_outcome import CancelOutcome
 
 R = TypeVar("R")
 
@@ -15,7 +16,7 @@ class Receipt(Generic[R]):
     entity's Failure, or an EntityQError.
     """
 
-    __slots__ = ("_block", "_wait", "address", "duplicate", "request_id")
+    __slots__ = ("_block", "_cancel", "_cancel_blocking", "_wait", "address", "duplicate", "request_id")
 
     def __init__(
         self,
@@ -25,6 +26,8 @@ class Receipt(Generic[R]):
         duplicate: bool,
         wait: Callable[[float | None], Awaitable[R]],
         block: Callable[[float | None], R],
+        cancel: Callable[[], Awaitable[CancelOutcome]],
+        cancel_blocking: Callable[[], CancelOutcome],
     ) -> None:
         """`wait` and `block` take a timeout in seconds, None for the call's own, and give the reply."""
         self.request_id = request_id
@@ -32,6 +35,8 @@ class Receipt(Generic[R]):
         self.duplicate = duplicate
         self._wait = wait
         self._block = block
+        self._cancel = cancel
+        self._cancel_blocking = cancel_blocking
 
     def __await__(self) -> Generator[Any, None, R]:
         return self._wait(None).__await__()
@@ -39,6 +44,18 @@ class Receipt(Generic[R]):
     def get(self, timeout: float | None = None) -> R:
         """The reply, within `timeout` seconds. Raises SendTimeout; an EntityQError inside a running loop."""
         return self._block(timeout)
+
+    async def cancel(self) -> CancelOutcome:
+        """The request is not run, or is interrupted, also for others who wait for it: they get Interrupted.
+
+        It is on record when this returns. Raises PersistenceError when Postgres does not answer, EntityQError for
+        a volatile message.
+        """
+        return await self._cancel()
+
+    def cancel_blocking(self) -> CancelOutcome:
+        """`cancel` from sync code."""
+        return self._cancel_blocking()
 
     def __repr__(self) -> str:
         repeat = ", duplicate" if self.duplicate else ""

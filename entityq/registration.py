@@ -185,6 +185,7 @@ def _message_definition(
         primary_key=options.primary_key,
         retention=_retention(what, options),
         retry=_retry(what, options),
+        uninterruptible=_uninterruptible(what, options),
     )
 
 
@@ -198,6 +199,12 @@ def _retry(what: str, options: MessageOptions) -> RetryPolicy | None:
     if options.retry is not None and not options.persisted:
         raise TypeError(f"{what}: a volatile message is not run again, so it takes no retry")
     return options.retry
+
+
+def _uninterruptible(what: str, options: MessageOptions) -> bool:
+    if options.uninterruptible and not options.persisted:
+        raise TypeError(f"{what}: a volatile message cannot be cancelled")
+    return options.uninterruptible
 
 
 def _head_of_line(type_name: str, word: str) -> HeadOfLine:

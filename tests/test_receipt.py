@@ -2,7 +2,7 @@
 
 import pytest
 
-from entityq import Failure, Receipt
+from entityq import CancelOutcome, Failure, Receipt
 from entityq.address import Address
 
 ADDRESS = Address("Account", "acct-1")
@@ -28,9 +28,23 @@ class Waits:
             raise self._failure
         return 42
 
+    async def cancel(self) -> CancelOutcome:
+        return self.cancel_blocking()
+
+    def cancel_blocking(self) -> CancelOutcome:
+        return CancelOutcome.REQUESTED
+
 
 def receipt_of(waits: Waits, *, duplicate: bool = False) -> Receipt[int]:
-    return Receipt(7, ADDRESS, duplicate=duplicate, wait=waits.wait, block=waits.block)
+    return Receipt(
+        7,
+        ADDRESS,
+        duplicate=duplicate,
+        wait=waits.wait,
+        block=waits.block,
+        cancel=waits.cancel,
+        cancel_blocking=waits.cancel_blocking,
+    )
 
 
 async def test_awaiting_gives_the_reply_as_often_as_wanted() -> None:
@@ -62,3 +76,9 @@ def test_it_says_which_request_it_is_of() -> None:
     assert (first.request_id, first.address, first.duplicate, repeat.duplicate) == (7, ADDRESS, False, True)
     assert repr(first) == "<Receipt of request 7 to Account/acct-1>"
     assert repr(repeat) == "<Receipt of request 7 to Account/acct-1, duplicate>"
+
+
+async def test_it_cancels_its_request() -> None:
+    receipt = receipt_of(Waits())
+    assert await receipt.cancel() is CancelOutcome.REQUESTED
+    assert receipt.cancel_blocking() is CancelOutcome.REQUESTED

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from entityq.broadcast import Broadcast
 from entityq.call import Call
+from entityq.cancel_outcome import CancelOutcome
 from entityq.errors import Accepted, EntityQError, SendTimeout
 from entityq.ports import BatchOutcome, Sender
 from entityq.receipt import Receipt
@@ -104,3 +105,9 @@ class BlockingClient:
         timeout = self._send_timeout if call.timeout is None else call.timeout
         reached: Broadcast = self._run(lambda sender: sender.broadcast(call), timeout + GRACE)
         return reached
+
+    def cancel(self, request_id: int) -> CancelOutcome:
+        outcome: CancelOutcome = self._run(
+            lambda sender: sender.cancel(request_id), self._send_timeout + GRACE
+        )
+        return outcome

@@ -10,7 +10,9 @@ from psycopg import Error
 from entityq.address import Address
 from entityq.broadcast import Broadcast
 from entityq.call import Call
+from entityq.cancel_outcome import CancelOutcome
 from entityq.client.blocking import BlockingClient, HomeLoop, Work
+from entityq.client.canceller import Canceller, refuse_volatile
 from entityq.client.machinery import Machinery
 from entityq.client.many import Many, refuse_too_many
 from entityq.client.replying import Replying
@@ -144,6 +146,15 @@ class Client:
         deadline = (self._loop.time() if began is None else began) + timeout
         return await self._machinery.broadcaster.broadcast(call, deadline)
 
+    async def cancel(self, request_id: int) -> CancelOutcome:
+        """Raises PersistenceError when Postgres does not answer, EntityQError for an unknown request."""
+        machinery = self._machinery
+        outcome = await Canceller(machinery.reads, self._settings.namespace, RETRY).cancel(request_id)
+        if outcome is CancelOutcome.CANCELLED:
+            # Nobody tells of a reply that no runner has stored: who waits here reads it.
+            machinery.waiter.received([(request_id, None)])
+        return outcome
+
     async def status(self, address: Address) -> EntityStatus:
         """Raises PersistenceError when Postgres does not answer."""
         namespace = self._settings.namespace
@@ -204,7 +215,8 @@ class Client:
         return self._settings.ask_timeout if call.timeout is None else call.timeout
 
     def _receipt(self, call: Call, acceptance: Acceptance) -> Receipt[Any]:
-        replying = Replying(self._home, partial(self._wait, call, acceptance), self._patience(call))
+        cancel = partial(self.cancel, acceptance.request_id)
+        replying = Replying(self._home, partial(self._wait, call, acceptance), cancel, self._patience(call))
         return replying.receipt(call, acceptance.request_id, duplicate=acceptance.duplicate)
 
     async def _wait(self, call: Call, acceptance: Acceptance, patience: float) -> Any:
@@ -235,4 +247,5 @@ class Client:
             own = Waiting(waiting.request_id, asyncio.shield(waiting.reply), persisted=False)
             return await machinery.reader.read(call, own, seconds, by)
 
-        return Replying(self._home, read, timeout).receipt(call, waiting.request_id, duplicate=False)
+        cancel = partial(refuse_volatile, call)
+        return Replying(self._home, read, cancel, timeout).receipt(call, waiting.request_id, duplicate=False)

@@ -9,10 +9,12 @@ from weakref import WeakKeyDictionary
 from entityq.address import Address
 from entityq.broadcast import Broadcast
 from entityq.call import Call
+from entityq.cancel_outcome import CancelOutcome
 from entityq.client.blocking import GRACE, BlockingClient
 from entityq.client.client import Client
 from entityq.client.client_thread import ClientThread
 from entityq.client.opening import POLICY, Opening
+from entityq.client.replying import CANCEL_TIME
 from entityq.config import Settings
 from entityq.errors import Accepted, PersistenceError, SendTimeout
 from entityq.ports import BatchOutcome, Sender
@@ -67,6 +69,9 @@ class Clients:
         client = await self._current(began, call)
         return await client.broadcast(call, began=began)
 
+    async def cancel(self, request_id: int) -> CancelOutcome:
+        return await (await self._current(asyncio.get_running_loop().time())).cancel(request_id)
+
     async def status(self, address: Address) -> EntityStatus:
         return await (await self._current(asyncio.get_running_loop().time())).status(address)
 
@@ -86,7 +91,17 @@ class Clients:
             limit = seconds or call.timeout or self._settings().ask_timeout
             return self._thread.run(lambda sender: wait_in_thread(sender, seconds), limit + GRACE)
 
-        return Receipt(request_id, call.address, duplicate=duplicate, wait=wait, block=block)
+        return Receipt(
+            request_id,
+            call.address,
+            duplicate=duplicate,
+            wait=wait,
+            block=block,
+            cancel=lambda: self.cancel(request_id),
+            cancel_blocking=lambda: self._thread.run(
+                lambda sender: sender.cancel(request_id), CANCEL_TIME + GRACE
+            ),
+        )
 
     def blocking(self) -> BlockingClient:
         settings = self._settings()

@@ -6,7 +6,8 @@ RETURNING attempts
 
 -- name: set_back
 -- Failed attempts, with the time of the next one. `retries` is what the runner took it to be: another number,
--- or no row, means that it read the row before somebody else wrote it. A parked request is no pending one until
+-- or no row, means that it read the row before somebody else wrote it. One that is cancelled is not tried
+-- again. A parked request is no pending one until
 -- it is due.
 WITH failed AS (
     SELECT * FROM unnest(
@@ -20,13 +21,13 @@ WITH failed AS (
         resume_at = clock_timestamp() + make_interval(secs => f.delay)
     FROM failed f
     WHERE NOT f.parked AND p.shard_id = f.shard_id AND p.seq = f.seq AND p.request_id = f.request_id
-      AND p.retries = f.retries
+      AND p.retries = f.retries AND NOT p.cancelled
     RETURNING p.request_id
 ), moved AS (
     DELETE FROM pending p
     USING failed f
     WHERE f.parked AND p.shard_id = f.shard_id AND p.seq = f.seq AND p.request_id = f.request_id
-      AND p.retries = f.retries
+      AND p.retries = f.retries AND NOT p.cancelled
     RETURNING p.shard_id, p.request_id, p.entity_hash, p.attempts, p.retries, p.failing_since, f.delay, f.lasted
 ), parked AS (
     INSERT INTO timer (shard_id, due_at, request_id, entity_hash, attempts, retries, failing_since)

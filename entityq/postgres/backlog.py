@@ -12,6 +12,7 @@ from entityq.stored_state import StoredState
 
 OUTBOX = load("outbox.sql")
 TURNS = load("turns.sql")
+READ_CANCELLED = load("cancellation.sql")["read_cancelled"]
 
 # Of envelopes, in one read; the one that reaches it is the last.
 PAGE_BYTES = 8 * 1024 * 1024
@@ -22,7 +23,7 @@ class Row:
     """An unanswered request as the outbox keeps it; times are in seconds.
 
     `attempts`: turns of it that ended their process. `retries`: those that ended in a defect, for as long as it
-    has been `failing`. It is not to be run before `wait` is over.
+    has been `failing`. It is not to be run before `wait` is over, and not at all when it is `cancelled`.
     """
 
     seq: int
@@ -33,6 +34,7 @@ class Row:
     retries: int = 0
     failing: float | None = None
     wait: float = 0.0
+    cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class SweptRow:
     seq: int
     request_id: int
     entity_hash: int
+    cancelled: bool = False
 
 
 def is_cut(rows: Iterable[Row]) -> bool:
@@ -127,6 +130,19 @@ class Backlog:
             found.setdefault(shard_id, []).append(SweptRow(*row))
         return found
 
+    async def read_cancelled(self, places: Sequence[tuple[int, int]]) -> dict[int, list[Row]]:
+        """Of the pending requests at these places (shard id and seq) those that are cancelled, by shard id."""
+        async with pooled(self._pool) as connection:
+            cursor = await connection.execute(
+                READ_CANCELLED,
+                {"shard_ids": [shard_id for shard_id, _ in places], "seqs": [seq for _, seq in places]},
+            )
+            rows = await cursor.fetchall()
+        found: dict[int, list[Row]] = {}
+        for shard_id, *row in rows:
+            found.setdefault(shard_id, []).append(_row(tuple(row)))
+        return found
+
     async def notify_unpublished(self, namespace: str, shard_ids: Iterable[int]) -> None:
         """Tell the owners of the shards, by NOTIFY, that they have requests that no stream has."""
         async with pooled(self._pool) as connection:
@@ -158,6 +174,8 @@ class Backlog:
 
 
 def _row(row: tuple[Any, ...]) -> Row:
-    seq, request_id, type_, entity_id, envelope, attempts, retries, failing, wait = row
+    seq, request_id, type_, entity_id, envelope, attempts, retries, failing, wait, *cancelled = row
     address = Address(type_, entity_id)
-    return Row(seq, request_id, address, envelope, attempts, retries, failing, max(0.0, wait or 0.0))
+    return Row(
+        seq, request_id, address, envelope, attempts, retries, failing, max(0.0, wait or 0.0), *cancelled
+    )

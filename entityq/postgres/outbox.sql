@@ -63,9 +63,9 @@ SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_seq
 -- One page of the unanswered requests of each of these shards, each in outbox order. Whatever would follow the
 -- first `most_bytes` of envelopes is left out; the length of a large one is known without reading it.
 -- (OFFSET 0: a lookup by key, also where the statistics say that the outbox has but a row.)
-SELECT shard_id, seq, request_id, type, entity_id, envelope, attempts, retries, failing, wait
+SELECT shard_id, seq, request_id, type, entity_id, envelope, attempts, retries, failing, wait, cancelled
 FROM (
-    SELECT s.place, s.shard_id, p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts, p.retries,
+    SELECT s.place, s.shard_id, p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts, p.retries, p.cancelled,
            extract(epoch FROM clock_timestamp() - p.failing_since)::float8 AS failing,
            CASE WHEN isfinite(p.resume_at) THEN extract(epoch FROM p.resume_at - clock_timestamp())::float8
                 ELSE extract(epoch FROM p.resume_at)::float8 END AS wait,
@@ -73,7 +73,7 @@ FROM (
     FROM unnest(%(shard_ids)b::integer[], %(afters)b::bigint[], %(positions)b::bigint[])
          WITH ORDINALITY AS s (shard_id, after, position, place)
     CROSS JOIN LATERAL (
-        SELECT seq, request_id, attempts, retries, failing_since, resume_at FROM pending
+        SELECT seq, request_id, attempts, retries, failing_since, resume_at, cancelled FROM pending
         WHERE pending.shard_id = s.shard_id AND pending.seq > s.after AND pending.seq <= s.position
         ORDER BY pending.seq
         LIMIT %(page)b
@@ -86,9 +86,9 @@ ORDER BY place, seq
 -- name: read_pending_of_entity
 -- The same for one entity, always from its oldest one: one statement is one snapshot, in which whoever
 -- sees a request of a sender sees that sender's earlier ones too.
-SELECT seq, request_id, type, entity_id, envelope, attempts, retries, failing, wait
+SELECT seq, request_id, type, entity_id, envelope, attempts, retries, failing, wait, cancelled
 FROM (
-    SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts, p.retries,
+    SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts, p.retries, p.cancelled,
            extract(epoch FROM clock_timestamp() - p.failing_since)::float8 AS failing,
            CASE WHEN isfinite(p.resume_at) THEN extract(epoch FROM p.resume_at - clock_timestamp())::float8
                 ELSE extract(epoch FROM p.resume_at)::float8 END AS wait,
@@ -106,10 +106,10 @@ ORDER BY seq
 -- name: sweep
 -- Per owned shard, its oldest unanswered requests with after < seq <= position: what an earlier sweep already
 -- could see.
-SELECT s.shard_id, p.seq, p.request_id, p.entity_hash
+SELECT s.shard_id, p.seq, p.request_id, p.entity_hash, p.cancelled
 FROM unnest(%(shard_ids)b::integer[], %(afters)b::bigint[]) AS s (shard_id, after)
 CROSS JOIN LATERAL (
-    SELECT seq, request_id, entity_hash FROM pending
+    SELECT seq, request_id, entity_hash, cancelled FROM pending
     WHERE pending.shard_id = s.shard_id AND pending.seq > s.after AND pending.seq <= %(position)b
     ORDER BY pending.seq
     LIMIT %(page)b

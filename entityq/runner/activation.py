@@ -79,7 +79,7 @@ class Activation:
         self.state: bytes | None = None
         self.state_version = 1
         self.mailbox: deque[tuple[Request, bool]] = deque()
-        self.running: set[asyncio.Task[None]] = set()
+        self.running: dict[asyncio.Task[None], Request] = {}
         self.ordered_busy = False
         # Held while the instance is made: concurrent turns that start together share one.
         self.loading = asyncio.Lock()
@@ -106,6 +106,22 @@ class Activation:
         self.mailbox.append((request, message.concurrent))
         self.pump()
 
+    def take_out(self, request_id: int) -> Request | None:
+        """A request that has not started leaves the mailbox, to be answered."""
+        for place, (request, _) in enumerate(self.mailbox):
+            if request.request_id == request_id:
+                del self.mailbox[place]
+                return request
+        return None
+
+    def interrupt(self, request_id: int) -> bool:
+        """Whether it has a turn, which is ended as far as it can be: see `Request.cancel`."""
+        for request in self.running.values():
+            if request.request_id == request_id:
+                request.cancel()
+                return True
+        return False
+
     def pump(self) -> None:
         """Start what may start now."""
         while not self.ending and len(self.running) < self.definition.concurrency:
@@ -123,7 +139,7 @@ class Activation:
         task = self._turns.start(
             self._turn(request, message, concurrent), f"turn {self.address} {request.request_id}"
         )
-        self.running.add(task)
+        self.running[task] = request
 
     async def _turn(self, request: Request, message: MessageDefinition, concurrent: bool) -> None:
         running.set(request)
@@ -132,7 +148,7 @@ class Activation:
         finally:
             task = asyncio.current_task()
             if task is not None:
-                self.running.discard(task)
+                self.running.pop(task, None)
             if not concurrent:
                 self.ordered_busy = False
             self.last_used = self._clock()

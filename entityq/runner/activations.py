@@ -127,6 +127,14 @@ class Activations:
                 self._residents.became_idle(activation)
         self._deferrals.look_again()
 
+    def take_out(self, activation: Activation, request_id: int) -> Request | None:
+        """A request that has not started leaves the mailbox, to be answered."""
+        request = activation.take_out(request_id)
+        if request is not None:
+            self._prefetch.remove()
+            self.drained(activation)
+        return request
+
     # ----- what must be undone
 
     async def _drop(self, activation: Activation, request: Request, message: MessageDefinition) -> None:

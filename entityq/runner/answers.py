@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from entityq.cause import Cause, plain_cause
 from entityq.codec import Limits
 from entityq.envelope import NOBODY
-from entityq.errors import EntityQError
+from entityq.errors import EntityQError, Interrupted
 from entityq.replies import defect_reply
 from entityq.reply import Reply
 from entityq.runner.announcer import Announcer
@@ -24,6 +24,13 @@ log = logging.getLogger(__name__)
 # Seconds. The heart beats in a thread of its own, and its certainty ends with time alone: there is no event.
 LOOK_AGAIN = 0.1
 MAX_WITHHELD = 1_000
+
+
+def cancelled_reply(request: Request, limits: Limits) -> Reply:
+    """Of a request that is not run."""
+    envelope = request.envelope
+    text = f"{envelope.message} to {envelope.address} was cancelled before it ran"
+    return defect_reply(request.request_id, Interrupted, text, limits)
 
 
 class Answers:
@@ -122,7 +129,15 @@ class Answers:
         cause = plain_cause(error.__name__, text)
         self._tasks.start(self._without_turn(owned, request, reply, cause), f"answer {request.request_id}")
 
-    async def _without_turn(self, owned: OwnedShard, request: Request, reply: Reply, cause: Cause) -> None:
+    def cancelled(self, owned: OwnedShard, request: Request) -> None:
+        """A persisted request that somebody has cancelled, and that has no turn."""
+        reply = cancelled_reply(request, self._limits)
+        self._tasks.start(self._without_turn(owned, request, reply, None), f"answer {request.request_id}")
+
+    async def _without_turn(
+        self, owned: OwnedShard, request: Request, reply: Reply, cause: Cause | None
+    ) -> None:
+        """`cause`: of a request that is given up."""
         commit = Commit(owned.tenure, request, reply, reply.encode(), given_up=cause)
         commit.attempts = request.lost + request.retries
         try:

@@ -67,6 +67,14 @@ class Deferrals:
             self._removed()
         return self._backoffs.next_due
 
+    def end_backoff(self, shard_id: int, address: Address) -> None:
+        """Before its time: its oldest request may be another one now."""
+        if (shard_id, address) in self._backoffs:
+            self._backoffs.end((shard_id, address))
+            self._entities[shard_id, address] = True
+            self._removed()
+            self.room.set()
+
     def _know(self, shard_id: int, address: Address) -> None:
         if (shard_id, address) not in self:
             self._by_shard[shard_id][address] = signed64(entity_hash(address.id))

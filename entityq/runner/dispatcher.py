@@ -133,6 +133,9 @@ class Dispatcher:
 
     def row(self, owned: OwnedShard, row: Row) -> bool:
         """A row that the intake let through. Returns whether it is admitted, or can stay where it is."""
+        if row.cancelled:
+            self._answers.cancelled(owned, Request(self._envelope_of(row), owned.shard_id, row.seq, None))
+            return True
         try:
             envelope = decode_envelope(row.envelope, self._limits)
         except UnknownFormat as error:
@@ -143,8 +146,7 @@ class Dispatcher:
             return True
         except EntityQError as error:
             log.error("request.unreadable shard=%s request=%s: %s", owned.shard, row.request_id, error)
-            unreadable = Envelope(row.request_id, row.address, "unreadable", b"", True, NOBODY)
-            request = Request(unreadable, owned.shard_id, row.seq, None)
+            request = Request(_unreadable(row), owned.shard_id, row.seq, None)
             self._answers.without_turn(owned, request, MalformedMessage, error.what)
             return True
         request = _tried(row, envelope, owned.shard_id)
@@ -158,6 +160,13 @@ class Dispatcher:
             self._deferrals.back_off(owned.shard_id, envelope.address, time.monotonic() + row.wait)
             return False
         return self._deliver(owned, request)
+
+    def _envelope_of(self, row: Row) -> Envelope:
+        """To be answered, a request need not be understood."""
+        try:
+            return decode_envelope(row.envelope, self._limits)
+        except (EntityQError, UnknownFormat):
+            return _unreadable(row)
 
     # ----- to the mailbox
 
@@ -238,6 +247,10 @@ class Dispatcher:
             answers=self._answers,
             deferrals=self._deferrals,
         )
+
+
+def _unreadable(row: Row) -> Envelope:
+    return Envelope(row.request_id, row.address, "unreadable", b"", True, NOBODY)
 
 
 def _tried(row: Row, envelope: Envelope, shard_id: int) -> Request:

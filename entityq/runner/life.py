@@ -19,6 +19,7 @@ from entityq.runner.announcer import Announcer
 from entityq.runner.answers import Answers
 from entityq.runner.attempt_record import AttemptRecord
 from entityq.runner.broadcasts import Broadcasts
+from entityq.runner.cancels import Cancels
 from entityq.runner.catching_up import CatchingUp
 from entityq.runner.commit import Commit, Committed
 from entityq.runner.committer import Committer
@@ -131,6 +132,15 @@ class Life:
         )
         self._reader = self._new_reader()
         self._catching_up = self._new_catching_up()
+        self._cancels = Cancels(
+            resources.backlog,
+            self.shards,
+            self.residents,
+            self.deferrals,
+            activations=self._activations,
+            answers=self._answers,
+            deliver=self._dispatcher.row,
+        )
         self._owner = self._new_owner()
         self._keeper = LeaseKeeper(
             session,
@@ -270,8 +280,15 @@ class Life:
             self.deferrals,
             redis_up=self._reader.connected,
             interval=settings.sweep_interval,
+            cancelled=self._cancels.look_at,
         )
-        listener = Listener(self._session, settings.namespace, self.shards, resources.current_facts)
+        listener = Listener(
+            self._session,
+            settings.namespace,
+            self.shards,
+            resources.current_facts,
+            cancelled=self._cancels.heard,
+        )
         # Before the first shard is taken.
         attempts = AttemptRecord(self._heart.execute, resources, self._consumer)
         self._heart.listen(self, self._session, LoopWatch(attempts.write, limit=resources.loop_limit).look)
@@ -288,6 +305,7 @@ class Life:
                 start(self._states.run(), "state loader")
                 start(feeder.run(), "feeder")
                 start(sweeper.run(), "sweeper")
+                start(self._cancels.run(), "cancels")
                 start(self._owner.run(), "joins")
                 start(self._catching_up.run(), "catching up")
                 start(self._passivation.run(), "passivation")

@@ -3,9 +3,11 @@ callers' own transactions; and that the cluster's facts are others. What is miss
 and the next time that the facts are read."""
 
 import logging
+from collections.abc import Callable
 
 from psycopg import Error as PostgresError
 
+from entityq.postgres.cancellation import cancels_channel
 from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.facts import facts_channel
 from entityq.postgres.lease_session import LeaseSession
@@ -20,11 +22,20 @@ class Listener:
     """Listens on the lease session, which is direct and lives as long as there are leases."""
 
     def __init__(
-        self, session: LeaseSession, namespace: str, shards: ShardTable, facts: CurrentFacts
+        self,
+        session: LeaseSession,
+        namespace: str,
+        shards: ShardTable,
+        facts: CurrentFacts,
+        *,
+        cancelled: Callable[[str], None],
     ) -> None:
+        """`cancelled` is called with what is told of each request that was cancelled."""
         self._session = session
         self._channel = unpublished_channel(namespace)
         self._facts_channel = facts_channel(namespace)
+        self._cancels_channel = cancels_channel(namespace)
+        self._cancelled = cancelled
         self._shards = shards
         self._facts = facts
 
@@ -32,6 +43,7 @@ class Listener:
         """Returns at once: what is heard from then on makes its shard catch up."""
         try:
             await self._session.listen(self._channel, self._heard)
+            await self._session.listen(self._cancels_channel, self._cancelled)
             await self._session.listen(self._facts_channel, lambda _: self._facts.outdated())
             self._facts.outdated()  # they can have changed before anybody listened
         except LeaseLost:

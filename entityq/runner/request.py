@@ -1,7 +1,9 @@
 """A request on its way through a runner, from intake to its answer."""
 
+import asyncio
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from entityq.address import Address
 from entityq.envelope import Envelope
@@ -22,6 +24,10 @@ class Request:
     lost: int = 0
     retries: int = 0
     failing_since: float | None = None
+    # Somebody has asked for its end.
+    cancelled: bool = False
+    # Runs its handler now, which may be interrupted.
+    interruptible: asyncio.Task[Any] | None = field(default=None, init=False, repr=False)
 
     @property
     def request_id(self) -> int:
@@ -31,6 +37,12 @@ class Request:
     def attempt(self) -> int:
         """From 1."""
         return self.lost + self.retries + 1
+
+    def cancel(self) -> None:
+        """Interrupts its handler, once, while that runs and may be interrupted; otherwise it is only noted."""
+        if not self.cancelled and self.interruptible is not None:
+            self.interruptible.cancel()
+        self.cancelled = True
 
 
 # Whose code of users runs: a request's turn, with the tasks that it starts, or the end of an entity's instance.

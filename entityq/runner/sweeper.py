@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from psycopg import Error as PostgresError
 
@@ -24,6 +25,7 @@ class Sweeper:
     Args:
         redis_up: while it says no, the sweep is how requests arrive.
         interval: seconds between two sweeps while Redis is up.
+        cancelled: called with shard id and seq of each request that is cancelled, and not answered yet.
     """
 
     def __init__(
@@ -34,12 +36,14 @@ class Sweeper:
         *,
         redis_up: Availability,
         interval: float,
+        cancelled: Callable[[int, int], None],
     ) -> None:
         self._backlog = backlog
         self._shards = shards
         self._deferrals = deferrals
         self._redis_up = redis_up
         self._interval = interval
+        self._cancelled = cancelled
         self._outage = Outage("sweep.failed", "sweep.works_again", "what nobody published waits")
         self._position = 0
         # Where the next sweep of a shard goes on: a page that is full of known requests must not hide the rest.
@@ -86,6 +90,9 @@ class Sweeper:
                 owned.intake.end_read()
 
     def _compare(self, owned: OwnedShard, rows: list[SweptRow]) -> None:
+        for row in rows:
+            if row.cancelled:
+                self._cancelled(owned.shard_id, row.seq)
         deferred = self._deferrals.hashes(owned.shard_id)
         knows = owned.intake.knows
         if any(row.entity_hash not in deferred and not knows(row.request_id, row.seq) for row in rows):

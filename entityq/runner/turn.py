@@ -9,14 +9,15 @@ import asyncio
 import contextvars
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from entityq.codec import Limits
 from entityq.definition import Activation as Instance
 from entityq.definition import MessageDefinition
-from entityq.errors import EntityDefect, EntityQError, MalformedMessage
+from entityq.errors import EntityDefect, EntityQError, Interrupted, MalformedMessage
 from entityq.failure import Failure
 from entityq.replies import defect_reply, failure_reply, success_reply
 from entityq.reply import Reply
@@ -60,6 +61,33 @@ def handler_defect(
     return Defect(error, reply, lasting or is_lasting(error))
 
 
+def interrupted(request: Request, limits: TurnLimits) -> Reply:
+    """Of a request that was cancelled when it had a turn."""
+    envelope = request.envelope
+    text = f"{envelope.message} to {envelope.address} was cancelled while it ran: nothing of it was applied"
+    return defect_reply(request.request_id, Interrupted, text, limits.reply)
+
+
+@contextmanager
+def interruptible(request: Request, message: MessageDefinition) -> Generator[None]:
+    """While its handler runs in it, a cancel of the request is a cancellation of the running task.
+
+    A thread cannot be interrupted: its handler is let run to its end, so that no other turn begins before.
+    """
+    task = asyncio.current_task()
+    if task is None or not message.is_async or message.uninterruptible:
+        yield
+        return
+    request.interruptible = task
+    try:
+        yield
+    finally:
+        request.interruptible = None
+        if request.cancelled:
+            # It was for the handler: what follows must run, and must notice when the life of the runner ends.
+            task.uncancel()
+
+
 def decode_arguments(
     request: Request, message: MessageDefinition, serializer: Serializer, limits: TurnLimits
 ) -> dict[str, object] | Defect:
@@ -99,14 +127,37 @@ async def perform(
     arguments = decode_arguments(request, message, serializer, limits)
     if isinstance(arguments, Defect):
         return arguments
+    if request.cancelled:
+        return interrupted(request, limits)
+    result = await _handled(request, instance, message, arguments, threads=threads, limits=limits)
+    return result if _stands(request, message) else interrupted(request, limits)
+
+
+async def _handled(
+    request: Request,
+    instance: Instance,
+    message: MessageDefinition,
+    arguments: Mapping[str, object],
+    *,
+    threads: Executor,
+    limits: TurnLimits,
+) -> Reply | Defect:
     try:
-        value = await invoke(instance, message, arguments, threads)
+        with interruptible(request, message):
+            value = await invoke(instance, message, arguments, threads)
         return success_reply(request.request_id, value, message, limits.reply)
     except Failure as failure:
         return _failed(request, failure, limits)
     except USER_ERRORS as error:
         raise_if_cancelled(error)
+        if request.cancelled and isinstance(error, asyncio.CancelledError):
+            return interrupted(request, limits)
         return handler_defect(request, error, limits)
+
+
+def _stands(request: Request, message: MessageDefinition) -> bool:
+    """Whether what a handler came to is its reply: also when it was interrupted, and chose to end otherwise."""
+    return not request.cancelled or message.is_async or message.uninterruptible
 
 
 def _failed(request: Request, failure: Failure, limits: TurnLimits) -> Reply | Defect:

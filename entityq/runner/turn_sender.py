@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Protocol
 from entityq.address import Address
 from entityq.broadcast import Broadcast
 from entityq.call import Call, task_address
+from entityq.cancel_outcome import CancelOutcome
 from entityq.context import TurnContext
 from entityq.errors import EntityQError, PayloadTooLarge, PrimaryKeyConflict
 from entityq.ports import BatchOutcome, Sender
@@ -130,6 +131,11 @@ class TurnSender:
         with self._waiting():
             return await self._client.broadcast(call)
 
+    async def cancel(self, request_id: int) -> CancelOutcome:
+        """At once: it is not undone when the turn is not applied."""
+        self._require_running()
+        return await self._client.cancel(request_id)
+
     async def status(self, address: Address) -> EntityStatus:
         return await self._client.status(address)
 
@@ -169,7 +175,28 @@ class TurnSender:
         def block(_: float | None) -> NoReturn:
             self._refuse_to_wait(request)
 
-        return Receipt(request.request_id, request.address, duplicate=duplicate, wait=wait, block=block)
+        async def cancel() -> NoReturn:
+            self._refuse_to_cancel(request)
+
+        def cancel_blocking() -> NoReturn:
+            self._refuse_to_cancel(request)
+
+        return Receipt(
+            request.request_id,
+            request.address,
+            duplicate=duplicate,
+            wait=wait,
+            block=block,
+            cancel=cancel,
+            cancel_blocking=cancel_blocking,
+        )
+
+    def _refuse_to_cancel(self, request: NewRequest) -> NoReturn:
+        raise EntityQError(
+            f"{request.address} gets this request when the turn commits: there is nothing to cancel before",
+            request_id=request.request_id,
+            advice="Raise in the handler, or cancel it by its id from another turn.",
+        )
 
     def _refuse_to_wait(self, request: NewRequest) -> NoReturn:
         raise EntityQError(
@@ -201,6 +228,10 @@ class BlockingTurnSender:
     def broadcast(self, call: Call) -> Broadcast:
         reached: Broadcast = self._run(lambda: self._sender.broadcast(call))
         return reached
+
+    def cancel(self, request_id: int) -> CancelOutcome:
+        outcome: CancelOutcome = self._run(lambda: self._sender.cancel(request_id))
+        return outcome
 
     def _run(self, work: Callable[[], Awaitable[Any]]) -> Any:
         try:

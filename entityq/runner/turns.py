@@ -29,7 +29,7 @@ from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendCo
 from entityq.runner.defect import Defect, next_attempt
 from entityq.runner.request import Request
 from entityq.runner.setbacks import Setback
-from entityq.runner.turn import TurnLimits, handler_defect, perform
+from entityq.runner.turn import TurnLimits, handler_defect, interrupted, perform
 from entityq.runner.turn_sender import TurnSender
 from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
 from entityq.schema import NewerState
@@ -236,6 +236,8 @@ class Turns:
     async def _new_commit(self, attempt: _Attempt, result: Reply | Defect) -> Commit:
         """Of a reply, or of a request that is given up. Raises TurnSetBack for one that is to be tried again."""
         tenure, request = attempt.activation.tenure, attempt.request
+        if isinstance(result, Defect) and request.cancelled:
+            result = interrupted(request, self._limits)  # and not tried again
         if not isinstance(result, Defect):
             sends = attempt.sender.sent if result.outcome is Outcome.SUCCESS else []
             commit = Commit(tenure, request, result, result.encode(), sends=sends)

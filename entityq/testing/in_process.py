@@ -16,7 +16,9 @@ from typing import Any, Self
 from entityq.address import Address
 from entityq.broadcast import Broadcast, Reached, tally
 from entityq.call import Call
+from entityq.cancel_outcome import CancelOutcome
 from entityq.client.blocking import GRACE, BlockingClient, HomeLoop, Work
+from entityq.client.canceller import refuse_volatile
 from entityq.client.encoding import Encoder
 from entityq.client.send import Send
 from entityq.client.silence import explain_silence
@@ -35,8 +37,9 @@ from entityq.ports import BatchOutcome, Home
 from entityq.postgres.outbox import NewRequest
 from entityq.receipt import Receipt
 from entityq.replies import defect_reply, result_of
-from entityq.reply import Reply, decode_reply
+from entityq.reply import Outcome, Reply, decode_reply
 from entityq.runner.activation import Activation
+from entityq.runner.answers import cancelled_reply
 from entityq.runner.commit import Applied, Commit, Tenure
 from entityq.runner.passivation import Passivation
 from entityq.runner.request import Request
@@ -133,6 +136,9 @@ class InProcess:
     async def broadcast(self, call: Call) -> Broadcast:
         return await self._home_loop.run(partial(self._broadcast, call))
 
+    async def cancel(self, request_id: int) -> CancelOutcome:
+        return await self._home_loop.run(partial(self._cancel, request_id))
+
     async def status(self, address: Address) -> EntityStatus:
         return self._outbox.status(address)
 
@@ -146,6 +152,33 @@ class InProcess:
         """For a turn. Raises RunnerNotRegistered."""
         self._require_known(call)
         return self._encoder.request(call)
+
+    # ----- cancelling
+
+    async def _cancel_call(self, call: Call, request_id: int) -> CancelOutcome:
+        return await (self._cancel(request_id) if call.message.persisted else refuse_volatile(call))
+
+    async def _cancel(self, request_id: int) -> CancelOutcome:
+        reply = self._replies.get(request_id)
+        if reply is None:
+            raise EntityQError(f"This test client has no request {request_id}")
+        if reply.done():
+            ended = decode_reply(request_id, reply.result()).outcome
+            return CancelOutcome.CANCELLED if ended is Outcome.INTERRUPTED else CancelOutcome.ANSWERED
+        for activation in self._residents:
+            waiting = activation.take_out(request_id)
+            if waiting is not None:
+                await self._answer_cancelled(waiting)
+                self.drained(activation)
+                return CancelOutcome.CANCELLED
+            if activation.interrupt(request_id):
+                break
+        return CancelOutcome.REQUESTED
+
+    async def _answer_cancelled(self, request: Request) -> None:
+        reply = cancelled_reply(request, self._limits.reply)
+        await self._outbox.commit(Commit(TENURE, request, reply, reply.encode()))
+        self._answer(request, reply)
 
     # ----- for tests
 
@@ -176,7 +209,16 @@ class InProcess:
             limit = self._patience(call, patience) + GRACE
             return self._home_loop.run_blocking(partial(self._result, call, request_id, patience), limit)
 
-        return Receipt(request_id, call.address, duplicate=duplicate, wait=wait, block=block)
+        cancel = partial(self._cancel_call, call, request_id)
+        return Receipt(
+            request_id,
+            call.address,
+            duplicate=duplicate,
+            wait=wait,
+            block=block,
+            cancel=lambda: self._home_loop.run(cancel),
+            cancel_blocking=lambda: self._home_loop.run_blocking(cancel, GRACE),
+        )
 
     async def _send_many(self, calls: Sequence[Call]) -> list[BatchOutcome]:
         for call in calls:

@@ -10,6 +10,7 @@ from entityq import EntityDefect, EntityQ, EntityStatus, Failure, MalformedMessa
 from entityq.address import Address
 from entityq.broadcast import Broadcast
 from entityq.call import Call
+from entityq.cancel_outcome import CancelOutcome
 from entityq.codec import Limits
 from entityq.context import Turn, current_turn
 from entityq.ports import Sender
@@ -39,6 +40,10 @@ class InPlace:
         self.calls.append(call)
         return Broadcast(runners=1, activations=len(self.states), refused=0, unanswered=0)
 
+    async def cancel(self, request_id: int) -> CancelOutcome:
+        del request_id
+        return CancelOutcome.ANSWERED
+
     async def status(self, address: Address) -> EntityStatus:
         return EntityStatus("idle" if address in self.states else "complete")
 
@@ -52,6 +57,8 @@ class InPlace:
             duplicate=False,
             wait=lambda _: self._answer(call),
             block=lambda _: asyncio.run(self._answer(call)),
+            cancel=lambda: self.cancel(7),
+            cancel_blocking=lambda: asyncio.run(self.cancel(7)),
         )
 
     async def _answer(self, call: Call) -> Any:
