@@ -4,6 +4,7 @@ from entityq.app import EntityQ
 from entityq.broadcast import Broadcast
 from entityq.cancel_outcome import CancelOutcome
 from entityq.context import TurnContext
+from entityq.dead_letter import DeadLetter, Handled
 from entityq.entity import Entity, message
 from entityq.errors import (
     Accepted,
@@ -36,6 +37,7 @@ __all__ = [
     "AlreadyProcessing",
     "Broadcast",
     "CancelOutcome",
+    "DeadLetter",
     "Entity",
     "EntityDefect",
     "EntityNotAssigned",
@@ -43,6 +45,7 @@ __all__ = [
     "EntityQError",
     "EntityStatus",
     "Failure",
+    "Handled",
     "Interrupted",
     "MailboxFull",
     "MalformedMessage",

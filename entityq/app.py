@@ -16,9 +16,11 @@ from entityq.client.clients import Clients
 from entityq.codec import Limits
 from entityq.config import Servers, Settings
 from entityq.context import sender_for
+from entityq.dead_letters import DeadLetters
 from entityq.definition import EntityDefinition
 from entityq.entity import Entity
 from entityq.ports import Sender
+from entityq.postgres.connect import Connection, connect
 from entityq.receipt import Receipt
 from entityq.registration import EntityOptions, TaskOptions, define_entity, define_task
 from entityq.request import Request, calls_of
@@ -153,6 +155,17 @@ class EntityQ:
         """Whether a runner in this process holds the entity's shard, so that a call need not leave it."""
         runner = self._runner
         return runner is not None and runner.holds(Address(entity_type.__definition__.type, entity_id))
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        """Requests that were given up: `await app.dead_letters(type="Account")`, `.requeue(id)`, `.discard(id)`."""
+        return DeadLetters(self._connect, lambda: self.settings.namespace)
+
+    @asynccontextmanager
+    async def _connect(self) -> AsyncGenerator[Connection, None]:
+        servers = await asyncio.to_thread(self._keep_servers)
+        async with await connect(servers.postgres_url, schema=self.settings.schema) as connection:
+            yield connection
 
     def start_servers(self) -> AbstractContextManager[Servers]:
         """The configured servers; embedded ones where the settings ask for them, for as long as the context.

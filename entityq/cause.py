@@ -15,12 +15,15 @@ MAX_LINE = 1_000
 # Of one exception: how many frames at its begin and at its end are kept, and characters of a text. Taken in
 # turn, until all of it is small enough.
 _CUTS = ((40, 8_000), (20, 4_000), (8, 1_000), (3, 300), (1, 100))
+# Of a text, before secrets are looked for: much more than is shown.
+_LOOKED_AT = 100_000
 # Exceptions in all, in a chain or in groups.
 _MOST = 50
 
-# Up to the last "@": a password can have others in it. What is masked too much is no harm.
-_URL_SECRET = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"]*@")
-_PASSWORD = re.compile(r"(?i)\b(?P<name>password|passwd|pwd)=\S+")
+# Up to the last "@": a password can have others in it. What is masked too much is no harm. All is bounded: a text
+# can be long, and without a blank.
+_URL_SECRET = re.compile(r"(?<![A-Za-z0-9])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30}://)[^\s'\"]{0,1000}@")
+_PASSWORD = re.compile(r"(?i)\b(?P<name>password|passwd|pwd)=\S{1,1000}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,9 @@ def plain_cause(type_name: str, text: str) -> Cause:
 
 def clean(text: str) -> str:
     """As Postgres can store it, in text and in jsonb, without user information of URLs and passwords."""
-    text = text.replace("\x00", "\N{SYMBOL FOR NULL}").encode("utf-8", "backslashreplace").decode()
+    text = (
+        text[:_LOOKED_AT].replace("\x00", "\N{SYMBOL FOR NULL}").encode("utf-8", "backslashreplace").decode()
+    )
     return _PASSWORD.sub(r"\g<name>=***", _URL_SECRET.sub(r"\g<scheme>***@", text))
 
 

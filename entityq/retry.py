@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Durations are in seconds. `total` bounds the whole, `attempts` (None: unbounded) the number of tries.
+    """When a handler that ended in a defect runs again. Durations are in seconds.
 
-    Raises ValueError when a number makes no sense.
+    Before attempt n + 1 there is a pause of 0 to `initial * factor ** (n - 1)`, at most `maximum`. `total` bounds the
+    whole, from the begin of the first attempt, `attempts` (None: unbounded) the number of tries. By default
+    five attempts within some seconds. Raises ValueError when a number makes no sense.
     """
 
-    initial: float = 0.05
-    factor: float = 2.0
-    maximum: float = 5.0
-    total: float = 5.0
-    attempts: int | None = None
+    initial: float = 0.1
+    factor: float = 3.0
+    maximum: float = 60.0
+    total: float = 3600.0
+    attempts: int | None = 5
 
     def __post_init__(self) -> None:
         if not 0 < self.initial < math.inf:
@@ -31,8 +33,10 @@ class RetryPolicy:
             raise ValueError(f"attempts is a number from 1, not {self.attempts}")
 
 
-# Of handlers that raise what they do not declare: a hiccup is over within a second, an outage within the hour.
-HANDLER_RETRY = RetryPolicy(initial=0.1, factor=3.0, maximum=60.0, total=3600.0, attempts=5)
+HANDLER_RETRY = RetryPolicy()
+
+# Of clients, for errors that pass: their callers wait meanwhile.
+TRANSIENT = RetryPolicy(initial=0.05, factor=2.0, maximum=5.0, total=5.0, attempts=None)
 
 
 def delay(policy: RetryPolicy, attempt: int, random: Callable[[], float]) -> float:

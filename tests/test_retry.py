@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entityq.retry import RetryPolicy, delay, next_delay
+from entityq.retry import TRANSIENT, RetryPolicy, delay, next_delay
 
 POLICIES = st.builds(
     RetryPolicy,
@@ -28,13 +28,13 @@ def half() -> float:
 
 
 def test_ceilings_double_up_to_the_maximum() -> None:
-    ceilings = [delay(RetryPolicy(), attempt, longest) for attempt in range(1, 10)]
+    ceilings = [delay(TRANSIENT, attempt, longest) for attempt in range(1, 10)]
     assert ceilings == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
 
 def test_jitter_is_full() -> None:
-    assert delay(RetryPolicy(), 3, half) == 0.1
-    assert delay(RetryPolicy(), 3, lambda: 0.0) == 0
+    assert delay(TRANSIENT, 3, half) == 0.1
+    assert delay(TRANSIENT, 3, lambda: 0.0) == 0
 
 
 @given(POLICIES, st.integers(1, 100_000), st.floats(0, 1, exclude_max=True))
@@ -54,14 +54,14 @@ def test_all_waits_together_are_within_the_total(policy: RetryPolicy, drawn: flo
 
 
 def test_gives_up_after_the_total() -> None:
-    policy = RetryPolicy()
+    policy = TRANSIENT
     assert next_delay(policy, 1, 4.75, longest) == 0.05
     assert next_delay(policy, 4, 4.75, longest) == 0.25
     assert next_delay(policy, 1, 5.0, longest) is None
 
 
 def test_gives_up_after_the_attempts() -> None:
-    policy = RetryPolicy(attempts=3)
+    policy = RetryPolicy(initial=0.05, factor=2.0, attempts=3)
     assert next_delay(policy, 2, 0, longest) == 0.1
     assert next_delay(policy, 3, 0, longest) is None
 
@@ -73,7 +73,7 @@ def test_gives_up_after_the_attempts() -> None:
         ("initial", lambda: RetryPolicy(initial=math.nan)),
         ("factor", lambda: RetryPolicy(factor=0.5)),
         ("factor", lambda: RetryPolicy(factor=math.inf)),
-        ("maximum", lambda: RetryPolicy(maximum=0.01)),
+        ("maximum", lambda: RetryPolicy(initial=0.05, maximum=0.01)),
         ("maximum", lambda: RetryPolicy(maximum=math.inf)),
         ("total", lambda: RetryPolicy(total=-1)),
         ("total", lambda: RetryPolicy(total=math.nan)),

@@ -35,11 +35,11 @@ from entityq.postgres.outbox import NewRequest, read_status
 from entityq.postgres.session import ConnectionLost
 from entityq.receipt import Receipt
 from entityq.reply import Outcome
-from entityq.retry import RetryPolicy
+from entityq.retry import TRANSIENT
 from entityq.snowflake import Snowflakes, client_machine
 from entityq.status import EntityStatus
 
-RETRY = RetryPolicy()
+RETRY = TRANSIENT
 
 
 class Client:

@@ -9,9 +9,9 @@ from itertools import count
 
 from entityq.client.client import Client
 from entityq.errors import PersistenceError
-from entityq.retry import RetryPolicy, next_delay
+from entityq.retry import TRANSIENT, next_delay
 
-POLICY = RetryPolicy()
+POLICY = TRANSIENT
 
 _log = logging.getLogger(__name__)
 

@@ -1,5 +1,9 @@
 -- name: record_attempt
--- Before a process ends that a turn of this request has blocked. No row: it was answered meanwhile.
+-- Before a process ends that a turn of this request has blocked. No row: it was answered meanwhile. Whoever takes
+-- the shards over need not count anything: it is known whose fault it was.
+WITH left_shards AS (
+    UPDATE shard SET incarnation = NULL WHERE incarnation = %(incarnation)b
+)
 UPDATE pending SET attempts = attempts + 1
 WHERE shard_id = %(shard_id)b AND seq = %(seq)b AND request_id = %(request_id)b
 RETURNING attempts
@@ -18,7 +22,7 @@ WITH failed AS (
     UPDATE pending p
     SET retries = least(p.retries::integer + 1, 32767)::smallint,
         failing_since = coalesce(p.failing_since, clock_timestamp() - make_interval(secs => f.lasted)),
-        resume_at = clock_timestamp() + make_interval(secs => f.delay)
+        resume_at = clock_timestamp() + make_interval(secs => f.delay), started = NULL
     FROM failed f
     WHERE NOT f.parked AND p.shard_id = f.shard_id AND p.seq = f.seq AND p.request_id = f.request_id
       AND p.retries = f.retries AND NOT p.cancelled
@@ -39,3 +43,14 @@ WITH failed AS (
 SELECT request_id FROM kept
 UNION ALL
 SELECT request_id FROM moved
+
+-- name: mark_started
+-- Before the turn of a suspect. No row: it was answered meanwhile.
+UPDATE pending SET started = %(incarnation)b
+WHERE shard_id = %(shard_id)b AND seq = %(seq)b AND request_id = %(request_id)b
+RETURNING request_id
+
+-- name: clear_started
+-- Its turn has ended, and not in a reply.
+UPDATE pending SET started = NULL
+WHERE shard_id = %(shard_id)b AND seq = %(seq)b AND request_id = %(request_id)b

@@ -29,6 +29,13 @@ _log = logging.getLogger(__name__)
 
 _QUERIES = load("leases.sql")
 
+# A request that has lost so many attempts is suspected of ending the processes that run it.
+SUSPECT = 2
+
+# Rows that a takeover looks at, of all its shards and at least of each, for what their owner can have run.
+_HEADS = 5_000
+_LEAST_HEADS = 50
+
 # Machine numbers of runners; other clients draw one of 512..1023.
 RUNNER_NUMBERS = 512
 
@@ -175,6 +182,7 @@ class LeaseSession:
                 return
             for shard_id in held:
                 del self._epochs[shard_id]
+            await self._leave(held)
             await self._unlock(held)
 
     async def held(self) -> set[int]:
@@ -255,7 +263,12 @@ class LeaseSession:
         )
 
     async def _take(self, shard_ids: Sequence[int]) -> None:
-        parameters = {**self._lock_keys(shard_ids), "incarnation": self.incarnation}
+        parameters = {
+            **self._lock_keys(shard_ids),
+            "incarnation": self.incarnation,
+            "heads": max(_LEAST_HEADS, _HEADS // len(shard_ids)),
+            "suspect": SUSPECT,
+        }
         try:
             rows = await self.execute(_QUERIES["acquire_shards"], parameters)
         except Error:
@@ -282,6 +295,15 @@ class LeaseSession:
         stray = [shard_id for shard_id, unlocked in rows if not unlocked]
         if stray and strict:
             self._fail(f"the lock of shard {stray[0]} was gone before its release")
+
+    async def _leave(self, shard_ids: Sequence[int]) -> None:
+        """The next owner need not ask which turn has ended this process."""
+        try:
+            await self.execute(
+                _QUERIES["leave_shards"], {"shard_ids": list(shard_ids), "incarnation": self.incarnation}
+            )
+        except Error as error:
+            _log.warning("leases.left_without_a_word shard=%s: %s", shard_ids[0], error)
 
     def _lock_keys(self, shard_ids: Sequence[int]) -> dict[str, object]:
         keys = [self._keys[shard_id] for shard_id in shard_ids]

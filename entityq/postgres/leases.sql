@@ -58,12 +58,15 @@ VALUES (%(incarnation)b, %(namespace)b, %(number)b, %(name)b, %(place)b, %(host)
 -- unlock. A row that somebody else has locked is skipped, because this connection must not wait: its shard
 -- comes back without an epoch, and the caller unlocks it; so does a shard whose group is closed, and one that
 -- is gone: `entityq reshard` gives a group's new shards new ids.
+-- `previous`: who had the shard and did not leave it in order. Its process may have been ended by a turn, so the
+-- oldest request of each entity among the first of the shard has lost an attempt: see runner/attempts.py for
+-- which of them count. A row that somebody writes is skipped, too.
 WITH locked AS MATERIALIZED (
     SELECT w.shard_id, pg_try_advisory_lock(w.class, w.number) AS mine
     FROM unnest(%(shard_ids)b::integer[], %(classes)b::integer[], %(numbers)b::integer[])
          AS w (shard_id, class, number)
 ), free AS MATERIALIZED (
-    SELECT s.shard_id
+    SELECT s.shard_id, s.incarnation AS previous
     FROM locked
     JOIN shard s ON s.shard_id = locked.shard_id
     JOIN shard_group g ON g.group_id = s.group_id
@@ -74,7 +77,33 @@ WITH locked AS MATERIALIZED (
     SET epoch = s.epoch + 1, incarnation = %(incarnation)b, acquired_at = now()
     FROM free
     WHERE s.shard_id = free.shard_id
-    RETURNING s.shard_id, s.epoch
+    RETURNING s.shard_id, s.epoch, free.previous
+), lost AS MATERIALIZED (
+    SELECT head.shard_id, head.seq
+    FROM taken
+    CROSS JOIN LATERAL (
+        SELECT DISTINCT ON (first.entity_hash) first.*
+        FROM (
+            SELECT shard_id, seq, entity_hash, attempts, resume_at, started FROM pending
+            WHERE pending.shard_id = taken.shard_id
+            ORDER BY pending.seq
+            LIMIT %(heads)b
+        ) first
+        ORDER BY first.entity_hash, first.seq
+    ) head
+    WHERE taken.previous IS NOT NULL
+      AND (head.resume_at IS NULL OR head.resume_at <= clock_timestamp())
+      AND (head.attempts < %(suspect)b::smallint OR head.started = taken.previous)
+), culpable AS MATERIALIZED (
+    SELECT p.shard_id, p.seq
+    FROM lost
+    JOIN pending p ON p.shard_id = lost.shard_id AND p.seq = lost.seq
+    FOR UPDATE OF p SKIP LOCKED
+), counted AS (
+    UPDATE pending p
+    SET attempts = least(p.attempts::integer + 1, 32767)::smallint
+    FROM culpable c
+    WHERE p.shard_id = c.shard_id AND p.seq = c.seq
 )
 SELECT locked.shard_id, taken.epoch
 FROM locked LEFT JOIN taken ON taken.shard_id = locked.shard_id
@@ -91,6 +120,12 @@ FROM pg_locks l
 WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid()
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND l.objsubid = 2 AND l.granted AND l.mode = 'ExclusiveLock'
+
+-- name: leave_shards
+-- In order: no turn of theirs runs any more. Committed before the unlock, because the next owner's statement
+-- skips a row that somebody writes.
+UPDATE shard SET incarnation = NULL
+WHERE shard_id = ANY (%(shard_ids)b::integer[]) AND incarnation = %(incarnation)b
 
 -- name: leave_membership
 UPDATE runner SET draining = true WHERE incarnation = %(incarnation)b

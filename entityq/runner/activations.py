@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence, Set
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any
 
 from entityq.address import Address
@@ -15,6 +15,7 @@ from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.pinned_connection import LeaseLost
 from entityq.runner.activation import Activation
 from entityq.runner.answers import Answers
+from entityq.runner.attempts import suspected
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.newer_code import leave_for_newer_code
 from entityq.runner.owned_shard import OwnedShard
@@ -22,6 +23,7 @@ from entityq.runner.prefetch import Prefetch
 from entityq.runner.request import Request
 from entityq.runner.residents import Residents
 from entityq.runner.shard_table import ShardTable
+from entityq.runner.suspects import NotMarked, Suspects
 from entityq.runner.tasks import Tasks
 from entityq.runner.turn_slots import TurnSlots
 from entityq.runner.turns import TurnDropped, Turns, TurnSetBack
@@ -48,6 +50,7 @@ class Activations:
         prefetch: Prefetch,
         residents: Residents,
         deferrals: Deferrals,
+        suspects: Suspects,
     ) -> None:
         self.slots = slots
         self._turns = turns
@@ -58,6 +61,7 @@ class Activations:
         self._prefetch = prefetch
         self._residents = residents
         self._deferrals = deferrals
+        self._suspects = suspects
 
     def new(self, definition: EntityDefinition, address: Address, owned: OwnedShard) -> Activation:
         activation = Activation(definition, address, owned.tenure, self)
@@ -71,7 +75,8 @@ class Activations:
 
     async def take_turn(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
         try:
-            await self._turns.take(activation, request, message)
+            async with self._alone(activation, request):
+                await self._turns.take(activation, request, message)
         except TurnDropped as dropped:
             log.warning(
                 "turn.dropped request=%s entity=%s: %s", request.request_id, activation.address, dropped
@@ -82,6 +87,11 @@ class Activations:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE)
             if self._waits(activation, dropped.sends_to):
                 await self._until_open(activation, dropped.sends_to)
+            await self._drop(activation, request, message)
+        except NotMarked as reason:
+            log.warning(
+                "turn.dropped request=%s entity=%s: %s", request.request_id, activation.address, reason
+            )
             await self._drop(activation, request, message)
         except NewerState as newer:
             self._leave(activation, request, str(newer))
@@ -134,6 +144,11 @@ class Activations:
             self._prefetch.remove()
             self.drained(activation)
         return request
+
+    def _alone(self, activation: Activation, request: Request) -> AbstractAsyncContextManager[None]:
+        if not suspected(request.lost):
+            return nullcontext()
+        return self._suspects.turn(request, activation.tenure)
 
     # ----- what must be undone
 

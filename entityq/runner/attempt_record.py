@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 RECORD_ATTEMPT = load("attempts.sql")["record_attempt"]
 
+_NOWHERE = {"shard_id": 0, "seq": 0, "request_id": 0}
+
 
 class AttemptRecord:
     """Of one incarnation. `execute`: a statement of the heart."""
@@ -31,21 +33,28 @@ class AttemptRecord:
         execute: Callable[[bytes, Parameters], Awaitable[Rows]],
         resources: Resources,
         consumer: bytes,
+        incarnation: int,
     ) -> None:
         self._execute = execute
         self._resources = resources
         self._consumer = consumer
+        self._incarnation = incarnation
 
-    async def write(self, request: Request) -> None:
-        """A turn of the request ends its process. Raises what the servers' connections raise."""
-        if request.envelope.persisted:
+    async def write(self, request: Request | None) -> None:
+        """A turn of the request ends its process, or (None) something else does that no request is to blame for.
+
+        Raises what the servers' connections raise.
+        """
+        if request is not None and request.envelope.persisted:
             await self._count(request)
-        else:
+            return
+        await self._execute(RECORD_ATTEMPT, {**_NOWHERE, "incarnation": self._incarnation})
+        if request is not None:
             await self._give_up(request)
 
     async def _count(self, request: Request) -> None:
         place = {"shard_id": request.shard_id, "seq": request.seq, "request_id": request.request_id}
-        rows = await self._execute(RECORD_ATTEMPT, place)
+        rows = await self._execute(RECORD_ATTEMPT, {**place, "incarnation": self._incarnation})
         log.error("attempt.recorded request=%s attempts=%s", request.request_id, rows and rows[0][0])
 
     async def _give_up(self, request: Request) -> None:

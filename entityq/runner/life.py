@@ -6,6 +6,7 @@ life ends, and the runner starts another one that has nothing of it.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from entityq.batching import Batcher
 from entityq.codec import Limits
@@ -44,6 +45,7 @@ from entityq.runner.setbacks import Setback, Setbacks
 from entityq.runner.shard_table import ShardTable
 from entityq.runner.shards import Shards
 from entityq.runner.state_loader import StateLoader
+from entityq.runner.suspects import Suspects
 from entityq.runner.sweeper import Sweeper
 from entityq.runner.tasks import Tasks
 from entityq.runner.timers import Timers
@@ -155,9 +157,11 @@ class Life:
         resources = self._resources
         places = Places(self._slots, self.prefetch, self.residents, self.deferrals)
 
+        def lent(request: Request) -> AbstractContextManager[None]:
+            return places.lent(resources.definitions[request.envelope.address.type].mailbox_capacity)
+
         def new_sender(request: Request) -> TurnSender:
-            capacity = resources.definitions[request.envelope.address.type].mailbox_capacity
-            return TurnSender(request, resources.client, lambda: places.lent(capacity))
+            return TurnSender(request, resources.client, lambda: lent(request))
 
         turns = Turns(
             self._states,
@@ -180,6 +184,7 @@ class Life:
             prefetch=self.prefetch,
             residents=self.residents,
             deferrals=self.deferrals,
+            suspects=Suspects(self._session, self._session.epochs, waiting=lent),
         )
 
     def _new_reader(self) -> Reader:
@@ -290,7 +295,7 @@ class Life:
             cancelled=self._cancels.heard,
         )
         # Before the first shard is taken.
-        attempts = AttemptRecord(self._heart.execute, resources, self._consumer)
+        attempts = AttemptRecord(self._heart.execute, resources, self._consumer, me)
         self._heart.listen(self, self._session, LoopWatch(attempts.write, limit=resources.loop_limit).look)
         try:
             async with self._tasks:

@@ -98,7 +98,7 @@ class LoopWatch:
 
     def __init__(
         self,
-        record: Callable[[Request], Awaitable[None]],
+        record: Callable[[Request | None], Awaitable[None]],
         *,
         limit: float = LIMIT,
         leave: Callable[[float], None] = leave,
@@ -175,19 +175,19 @@ class LoopWatch:
             self._described(culprit),
             self._stack(),
         )
-        # An on_deactivate is not run again: there is nothing to count.
-        if isinstance(culprit, Request):
-            recording = asyncio.create_task(self._recorded(culprit), name="entityq attempt")
-            await asyncio.wait([recording], timeout=RECORD_DEADLINE)
-            if not recording.done():
-                log.error("attempt.not_recorded request=%s: no answer", culprit.request_id)
+        # An on_deactivate is not run again: no request is to be blamed for it.
+        request = culprit if isinstance(culprit, Request) else None
+        recording = asyncio.create_task(self._recorded(request), name="entityq attempt")
+        await asyncio.wait([recording], timeout=RECORD_DEADLINE)
+        if not recording.done():
+            log.error("attempt.not_recorded request=%s: no answer", request and request.request_id)
         self._leave(0)
 
-    async def _recorded(self, request: Request) -> None:
+    async def _recorded(self, request: Request | None) -> None:
         try:
             await self._record(request)
         except (LeaseLost, PostgresError, RedisError, OSError, TimeoutError) as error:
-            log.error("attempt.not_recorded request=%s: %r", request.request_id, error)
+            log.error("attempt.not_recorded request=%s: %r", request and request.request_id, error)
 
 
 def running_on(loop: asyncio.AbstractEventLoop) -> Request | Address | None:

@@ -1,13 +1,14 @@
 import asyncio
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 
 from entityq.client.client import Client
 from entityq.client.clients import Clients
 from entityq.errors import Accepted, PersistenceError, SendTimeout, UnsafeConfiguration
-from entityq.retry import RetryPolicy
+from entityq.retry import TRANSIENT, RetryPolicy
 from tests.client.bank import Bank, Outbox, rows
 from tests.support.losing_proxy import losing_proxy
 
@@ -121,7 +122,7 @@ async def test_a_call_waits_for_an_opening_no_longer_than_it_may_and_nothing_of_
 async def test_it_is_given_up_when_the_tries_are_used_up(
     postgres_url: str, redis_url: str, namespace: str, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorten(monkeypatch, RetryPolicy(total=0.2))
+    shorten(monkeypatch, replace(TRANSIENT, total=0.2))
     async with losing_proxy(postgres_url) as proxy:
         bank = Bank(namespace, proxy.url, redis_url)
         async with bank.app:
@@ -163,7 +164,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch, policy: RetryPolicy) -> None:
 async def test_who_comes_while_others_try_has_tries_of_its_own_afterwards(
     bank: Bank, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = RetryPolicy(total=0.6)
+    policy = replace(TRANSIENT, total=0.6)
     shorten(monkeypatch, policy)
 
     async def open_client() -> Client:

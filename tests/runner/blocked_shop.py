@@ -1,7 +1,9 @@
-"""An app with a handler that blocks the event loop, and a runner of it: python -m ... NAME SECONDS."""
+"""An app with handlers that block the event loop or kill their process, and a runner: python -m ... NAME SECONDS."""
 
 import asyncio
 import logging
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -26,6 +28,11 @@ class Shop(Entity):
         self.visits += 1
         wait_for_file(until)
         return self.visits
+
+    @message
+    async def die(self) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
 
     @message(persisted=False)
     async def look(self, until: str) -> int:

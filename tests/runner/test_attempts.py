@@ -17,13 +17,13 @@ from tests.support.unpublished import insert_unpublished, request_of
 ENVELOPE = Envelope(1, Address("Probe", "a"), "note", b"", True, 0)
 
 
-def test_the_third_process_is_the_last_one() -> None:
-    assert [exhausted(attempts) for attempts in range(5)] == [False, False, False, True, True]
+def test_the_fourth_process_is_the_last_one() -> None:
+    assert [exhausted(attempts) for attempts in range(6)] == [False, False, False, False, True, True]
 
 
 def test_the_caller_is_told_what_happened_and_what_to_do() -> None:
-    text = exhausted_text(ENVELOPE, 3)
-    assert text.startswith("Probe/a blocked the event loop of 3 runners")
+    text = exhausted_text(ENVELOPE, 4)
+    assert text.startswith("Probe/a ended the processes of 4 runners")
     assert "'note'" in text
     assert "asyncio.to_thread" in text
 
@@ -55,7 +55,7 @@ async def test_a_request_that_ended_too_many_processes_is_answered_and_not_run(
     await insert_unpublished(app, request)
     await has_blocked(cluster, request, MAX_ATTEMPTS)
     await cluster.start(app)
-    with pytest.raises(EntityDefect, match="blocked the event loop of 3 runners") as raised:
+    with pytest.raises(EntityDefect, match="ended the processes of 4 runners") as raised:
         await probe.add(1, key="k")
     assert raised.value.request_id == request.request_id
     assert await probe.add(5, key="next") == 5

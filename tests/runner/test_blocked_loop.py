@@ -7,15 +7,17 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from entityq import EntityDefect
+from entityq.runner.attempts import MAX_ATTEMPTS
 from tests.cli.workers import joined, start_worker
 from tests.promises.cluster import Cluster, Sending, open_cluster
 from tests.runner.blocked_shop import Shop, app
-from tests.support.places import shard_of
+from tests.support.places import neighbours, shard_of
 from tests.support.processes import CommandLine, Running
 from tests.support.waiting import eventually_async
 
@@ -89,11 +91,11 @@ async def test_the_line_that_blocks_is_shown_and_the_runner_goes_on(mall: Mall, 
     assert "evicted" not in worker.stderr
 
 
-async def test_three_processes_end_and_then_the_caller_is_told(mall: Mall) -> None:
+async def test_four_processes_end_and_then_the_caller_is_told(mall: Mall) -> None:
     await mall.start("r0")
     await mall.start("r1")
     receipt = await mall.shop("culprit").block.send("/never")
-    for attempts in (1, 2, 3):
+    for attempts in range(1, MAX_ATTEMPTS + 1):
 
         async def blocked() -> int:
             owner = mall.owner("culprit")
@@ -111,10 +113,37 @@ async def test_three_processes_end_and_then_the_caller_is_told(mall: Mall) -> No
         finished = await asyncio.to_thread(mall.runners.pop(owner).wait)
         assert finished.code == 70, finished
         assert f"attempt.recorded request={receipt.request_id} attempts={attempts}" in finished.stderr
-    with pytest.raises(EntityDefect, match="blocked the event loop of 3 runners"):
+    with pytest.raises(EntityDefect, match="ended the processes of 4 runners"):
         await receipt
     assert await mall.shop("culprit").visit() == 1
     assert mall.cluster.pending == 0
+
+
+async def test_a_handler_that_kills_its_process_is_given_up_and_its_neighbours_are_answered(
+    mall: Mall,
+) -> None:
+    await mall.start("r0")
+    await mall.start("r1")
+    # Of the culprit's own shard, too: they run, and are counted, beside it.
+    names = dict.fromkeys([*islice(neighbours("culprit"), 3), *map(str, range(10))])
+    others = [mall.shop(name) for name in names]
+    receipt = await mall.shop("culprit").die.send()
+    visits = [await other.visit.send() for other in others for _ in range(3)]
+    for attempts in range(1, MAX_ATTEMPTS + 1):
+
+        async def dead() -> int:
+            return next((number for number, each in mall.runners.items() if each.has_ended), 0)
+
+        ended = await eventually_async(dead, 40, f"end {attempts} of a runner")
+        assert (await asyncio.to_thread(mall.runners.pop(ended).wait)).code == -signal.SIGKILL
+        await mall.start(f"r{attempts + 1}")
+    with pytest.raises(EntityDefect, match="Shop/culprit ended the processes of 4 runners"):
+        await receipt
+    assert [await visit for visit in visits] == [1, 2, 3] * len(others)
+    assert await mall.shop("culprit").visit() == 1
+    assert not any(running.has_ended for running in mall.runners.values())
+    rows = mall.cluster.sql.execute("SELECT entity_id, message, attempts FROM entityq.dead_letter").fetchall()
+    assert rows == [("culprit", "die", 4)]
 
 
 async def test_a_volatile_message_ends_one_process_and_no_more(mall: Mall) -> None:

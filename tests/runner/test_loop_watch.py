@@ -104,7 +104,7 @@ class Clock:
 class Blocked:
     """A watch on the test's loop. While a look runs, in another thread, the loop stands still."""
 
-    def __init__(self, record: Callable[[Request], Awaitable[None]] | None = None) -> None:
+    def __init__(self, record: Callable[[Request | None], Awaitable[None]] | None = None) -> None:
         self.recorded: list[int] = []
         self.leaves: list[float] = []
         self._clock = Clock()
@@ -112,8 +112,9 @@ class Blocked:
             record or self._remember, limit=10.0, leave=self.leaves.append, clock=self._clock
         )
 
-    async def _remember(self, request: Request) -> None:
-        self.recorded.append(request.request_id)
+    async def _remember(self, request: Request | None) -> None:
+        if request is not None:
+            self.recorded.append(request.request_id)
 
     def look(self, count: int = 1, elapsed: float = CYCLE) -> None:
         """Blocks the calling loop."""
@@ -224,7 +225,7 @@ async def test_nothing_is_counted_where_an_instance_ends(caplog: pytest.LogCaptu
     running.set(Address("Account", "acct-3"))
     await asyncio.create_task(blocked.blocking_handler(14), name="passivate Account/acct-3")
     assert "loop.blocked_too_long seconds=10.4 entity=Account/acct-3 request=- " in caplog.text
-    assert counted == []
+    assert counted == [None]
     assert blocked.leaves == [LAST_WORDS_DEADLINE, 0]
 
 
@@ -266,7 +267,7 @@ async def test_at_the_limit_the_attempt_is_recorded_and_the_process_ends(
 async def test_it_ends_also_when_the_attempt_cannot_be_recorded(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def lost(_request: Request) -> None:
+    async def lost(_request: Request | None) -> None:
         raise error
 
     blocked = Blocked(lost)
@@ -278,7 +279,7 @@ async def test_it_ends_also_when_the_attempt_cannot_be_recorded(
 async def test_or_when_postgres_does_not_answer(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def wedged(_request: Request) -> None:
+    async def wedged(_request: Request | None) -> None:
         await asyncio.Event().wait()
 
     monkeypatch.setattr(loop_watch, "RECORD_DEADLINE", 0.05)

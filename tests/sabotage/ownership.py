@@ -172,7 +172,7 @@ OWNERSHIP_SAFEGUARDS = (
         "attempts that ended a process",
         "P5",
         "a request that blocks the event loop ends one process after the other, for ever",
-        (Edit("entityq/runner/attempts.py", "return attempts >= MAX_ATTEMPTS", "return False"),),
+        (Edit("entityq/runner/attempts.py", "return lost >= MAX_ATTEMPTS", "return False"),),
         ("tests/runner/test_attempts.py",),
     ),
 )

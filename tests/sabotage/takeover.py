@@ -223,7 +223,7 @@ TAKEOVER_SAFEGUARDS = (
         "P5",
         "nobody counts the processes that a request has ended",
         (Edit("entityq/postgres/attempts.sql", "attempts = attempts + 1", "attempts = attempts"),),
-        ("tests/runner/test_blocked_loop.py::test_three_processes_end_and_then_the_caller_is_told",),
+        ("tests/runner/test_blocked_loop.py::test_four_processes_end_and_then_the_caller_is_told",),
     ),
     Safeguard(
         "another cluster's Redis",
