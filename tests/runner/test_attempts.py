@@ -89,7 +89,7 @@ async def test_so_is_one_that_its_entity_reads_for_itself(cluster: LiveCluster) 
     )
     cluster.stage.open("gate")
     assert await running == 1
-    with pytest.raises(EntityDefect, match="blocked the event loop"):
+    with pytest.raises(EntityDefect, match="ended the processes of"):
         await waiting[0]
     assert await waiting[1] == 2
     assert cluster.stage.lines("add a ") == ["running", "fresh"]
