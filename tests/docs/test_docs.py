@@ -143,16 +143,17 @@ def test_named_variables_are_those_of_settings_and_options() -> None:
         assert named - known == set(), page
 
 
-def _options() -> list[click.Option]:
-    context = click.Context(cli)
-    found = [cli.get_command(context, name) for name in cli.list_commands(context)]
-    return [
-        option
-        for command in found
-        if command
-        for option in command.params
-        if isinstance(option, click.Option)
-    ]
+def _options(group: click.Group = cli) -> list[click.Option]:
+    """Of all its commands, and of those of the groups in it."""
+    context = click.Context(group)
+    found: list[click.Option] = []
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            found += _options(command)
+        elif command is not None:
+            found += [option for option in command.params if isinstance(option, click.Option)]
+    return found
 
 
 def test_what_is_wrong_is_noticed() -> None:

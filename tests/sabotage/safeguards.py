@@ -230,7 +230,7 @@ SAFEGUARDS = (
         (
             Edit(
                 "entityq/runner/intake.py",
-                "        if self.knows(request_id):\n            return Verdict.DROP\n        self._live",
+                "        if self.knows(request_id, seq):\n            return Verdict.DROP\n        self._live",
                 "        self._live",
             ),
         ),
