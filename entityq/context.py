@@ -5,7 +5,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from entityq.ports import Home, Sender
+from psycopg import AsyncConnection, Connection
+from psycopg.rows import TupleRow
+
+from entityq.errors import EntityQError
+from entityq.ports import Home, OwnTransaction, Sender
+from entityq.transaction import TransactionBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,36 @@ class TurnContext:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     deadline: datetime | None = None
     fencing_token: tuple[int, int] = (0, 0)
+    own_transaction: OwnTransaction | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def connection(self) -> AsyncConnection[TupleRow]:
+        """A psycopg connection: what is executed on it commits with the turn, or never.
+
+        For handlers that are an `async def`. Raises EntityQError where no transaction has begun: see `transaction`.
+        """
+        return self._own().connection
+
+    @property
+    def blocking_connection(self) -> Connection[TupleRow]:
+        """The same for handlers that are plain functions."""
+        return self._own().blocking_connection
+
+    def transaction(self) -> TransactionBlock:
+        """Begins the turn's transaction, at its first use; a message that is `transactional` has begun it already.
+
+        It is raised in the block: EntityQError in a turn that is volatile or concurrent, PersistenceError where there
+        is no connection to be had.
+        """
+        return TransactionBlock(self._own())
+
+    def _own(self) -> OwnTransaction:
+        if self.own_transaction is None:
+            raise EntityQError(
+                f"the turn of request {self.request_id} has no transaction: its message is volatile or concurrent",
+                advice="Use a connection of your own, or a persisted message that is not concurrent.",
+            )
+        return self.own_transaction
 
 
 @dataclass(frozen=True, slots=True)

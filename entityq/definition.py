@@ -56,6 +56,7 @@ class MessageDefinition:
     retention: Retention = AS_SETTINGS_SAY
     retry: RetryPolicy | None = None
     uninterruptible: bool = False
+    transactional: bool = False
 
     @property
     def changes_state(self) -> bool:

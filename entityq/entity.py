@@ -127,6 +127,7 @@ class MessageOptions:
     keep_keys: Duration | None = None
     retry: RetryPolicy | None = None
     uninterruptible: bool = False
+    transactional: bool = False
 
 
 class Message(Generic[P, R]):
@@ -191,6 +192,7 @@ def message(
     keep_keys: Duration | None = None,
     retry: RetryPolicy | None = None,
     uninterruptible: bool = False,
+    transactional: bool = False,
 ) -> MessageDecorator: ...
 
 
@@ -207,6 +209,7 @@ def message(
     keep_keys: Duration | None = None,
     retry: RetryPolicy | None = None,
     uninterruptible: bool = False,
+    transactional: bool = False,
 ) -> Message[..., Any] | MessageDecorator:
     """Makes a method of an entity a message. An `async def` runs in the event loop, a `def` in a thread.
 
@@ -219,6 +222,7 @@ def message(
     keep_keys: how long its primary keys are kept, also from the reply on: a repeat gets ReplyExpired then.
     retry: how often, and when, it runs again after a defect; by default what the entity type says.
     uninterruptible: a cancel that comes while it runs lets it run to its end, and its reply stands.
+    transactional: each turn has a transaction of Postgres, and `self.context.connection` for SQL that commits with it.
     """
     options = MessageOptions(
         primary_key,
@@ -230,6 +234,7 @@ def message(
         keep_keys=keep_keys,
         retry=retry,
         uninterruptible=uninterruptible,
+        transactional=transactional,
     )
     return MessageDecorator(options) if handler is None else Message(handler, options)
 

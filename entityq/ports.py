@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from psycopg import AsyncConnection, Connection
+from psycopg.rows import TupleRow
+
 from entityq.address import Address
 from entityq.broadcast import Broadcast
 from entityq.call import Call
@@ -58,6 +61,27 @@ class Sender(Protocol):
     async def status(self, address: Address) -> EntityStatus: ...
 
     def blocking(self) -> BlockingSender: ...
+
+
+class OwnTransaction(Protocol):
+    """The transaction of the current turn, as its handler sees it. Implemented by a runner and by entityq.testing.
+
+    All of it raises EntityQError where there is none to be had.
+    """
+
+    @property
+    def connection(self) -> AsyncConnection[TupleRow]: ...
+
+    @property
+    def blocking_connection(self) -> Connection[TupleRow]: ...
+
+    async def begin(self) -> AsyncConnection[TupleRow]:
+        """At the first call; later ones give the same connection."""
+        ...
+
+    def begin_blocking(self) -> Connection[TupleRow]:
+        """The same for handlers that are plain functions, in their thread."""
+        ...
 
 
 class Home(Protocol):

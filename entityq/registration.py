@@ -186,6 +186,7 @@ def _message_definition(
         retention=_retention(what, options),
         retry=_retry(what, options),
         uninterruptible=_uninterruptible(what, options),
+        transactional=_transactional(what, options),
     )
 
 
@@ -205,6 +206,12 @@ def _uninterruptible(what: str, options: MessageOptions) -> bool:
     if options.uninterruptible and not options.persisted:
         raise TypeError(f"{what}: a volatile message cannot be cancelled")
     return options.uninterruptible
+
+
+def _transactional(what: str, options: MessageOptions) -> bool:
+    if options.transactional and (options.concurrent or not options.persisted):
+        raise TypeError(f"{what}: only a persisted message that is not concurrent can be transactional")
+    return options.transactional
 
 
 def _head_of_line(type_name: str, word: str) -> HeadOfLine:

@@ -98,6 +98,14 @@ def decorated(**options: Any) -> Message[..., Any]:
             with_attributes(a=decorated(primary_key="reference")),
             "primary_key names reference, which is no param",
         ),
+        (
+            with_attributes(a=decorated(transactional=True, persisted=False)),
+            "that is not concurrent can be tran",
+        ),
+        (
+            with_attributes(a=decorated(transactional=True, concurrent=True)),
+            "that is not concurrent can be tran",
+        ),
         (with_attributes(a=decorated(primary_key="key")), "key has a default"),
         (with_attributes(a=decorated(primary_key="amount", persisted=False)), "a volatile message cannot"),
         (with_attributes(a=message(handler(__annotations__={"return": None}))), "amount has no annotation"),

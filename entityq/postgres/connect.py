@@ -86,7 +86,7 @@ _LEASE_SETTINGS: Mapping[str, str] = {
 
 # How the server notices, in about 11 s, that a runner's host is gone, and frees its locks. Some platforms and
 # managed services refuse one of them, or keep their own value without a word.
-_KEEPALIVES: Mapping[str, str] = {
+KEEPALIVES: Mapping[str, str] = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
@@ -94,7 +94,7 @@ _KEEPALIVES: Mapping[str, str] = {
     # Keepalives are not looked at while a statement runs.
     "client_connection_check_interval": "2s",
 }
-_REFUSALS = (InvalidParameterValue, CantChangeRuntimeParam, InsufficientPrivilege, UndefinedObject)
+SETTING_REFUSALS = (InvalidParameterValue, CantChangeRuntimeParam, InsufficientPrivilege, UndefinedObject)
 
 # Every statement is prepared at its first use: there are few, they are fixed, and planning is what they cost.
 _KEYWORDS: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0}
@@ -141,7 +141,7 @@ async def connect_lease(
     schema: str,
     application_name: str = "entityq",
     deadline: float = CONNECT_DEADLINE,
-    keepalives: Mapping[str, str] = _KEEPALIVES,
+    keepalives: Mapping[str, str] = KEEPALIVES,
 ) -> Connection:
     """The pinned connection of a runner: its session holds the shards' advisory locks.
 
@@ -199,7 +199,7 @@ async def open_pool(
     try:
         await pool.open(wait=True, timeout=deadline)
     except PoolTimeout:
-        raise _unreachable(url, f"no connection within {deadline:g} s") from None
+        raise unreachable(url, f"no connection within {deadline:g} s") from None
     try:
         yield pool
     finally:
@@ -237,9 +237,9 @@ async def open_unconfigured(
         async with asyncio.timeout(deadline):
             return await AsyncConnection.connect(parameters, **_KEYWORDS)
     except TimeoutError:
-        raise _unreachable(url, f"no connection within {deadline:g} s") from None
+        raise unreachable(url, f"no connection within {deadline:g} s") from None
     except OperationalError as error:
-        raise _unreachable(url, str(error)) from error
+        raise unreachable(url, str(error)) from error
 
 
 async def _configure(
@@ -275,9 +275,9 @@ async def _apply_what_it_takes(
         return {}
     try:
         await _apply(connection, settings)
-    except _REFUSALS:
+    except SETTING_REFUSALS:
         for name, value in settings.items():
-            with suppress(*_REFUSALS):
+            with suppress(*SETTING_REFUSALS):
                 await _apply(connection, {name: value})
     rows = await connection.execute(_READ_SETTINGS, {"names": list(settings)}, prepare=False)
     return dict(await rows.fetchall())
@@ -291,7 +291,8 @@ async def fetch_value(
     return None if row is None else row[0]
 
 
-def _unreachable(url: str, reason: str) -> PersistenceError:
+def unreachable(url: str, reason: str) -> PersistenceError:
+    """What a connection that could not be opened raises."""
     return PersistenceError(
         f"Cannot connect to Postgres at {masked_url(url)}: {' '.join(reason.split())}",
         advice="Is it running, and are the address and the login right?",

@@ -12,6 +12,7 @@ from entityq.postgres.lease_session import Backend
 from entityq.postgres.membership import runner_class, unsigned
 from entityq.postgres.pinned_connection import Parameters, Rows
 from entityq.postgres.queries import load
+from entityq.postgres.transaction import Fence
 
 _QUERIES = load("heartbeat.sql")
 
@@ -79,6 +80,8 @@ class Heartbeats:
         """`lease_time`: for how many seconds this runner may be silent, to be told to the others."""
         self._session = session
         self._incarnation = incarnation
+        self._schema = schema
+        self._namespace = facts.namespace
         self._runner_class = runner_class(schema, facts.namespace)
         shard_classes = [lock_class(schema, facts.namespace, "shard", name) for name in facts.groups]
         self._beat: dict[str, object] = {
@@ -153,4 +156,9 @@ class Heartbeats:
             query = "evict_runner"
             parameters |= {"incarnation": holder.row_of, "heartbeat": holder.heartbeat}
         rows = await self._session.execute(_QUERIES[query], parameters)
+        if rows and holder.incarnation is not None:
+            await self._end_turns(Fence(self._schema, self._namespace, holder.incarnation))
         return bool(rows[0][0]) if rows else None
+
+    async def _end_turns(self, fence: Fence) -> None:
+        await self._session.execute(_QUERIES["end_turns"], {"turns": fence.name, "commits": fence.commits})

@@ -59,6 +59,14 @@ FROM silent
 CROSS JOIN LATERAL pg_stat_get_activity(silent.pid) a
 WHERE a.backend_start = silent.backend_start
 
+-- name: end_turns
+-- Of an incarnation whose lease session was ended: nothing of its transactional turns can commit, but their locks,
+-- also those of the handlers' own statements, are in the way of the next owner.
+SELECT count(pg_terminate_backend(pid))
+FROM pg_stat_activity
+WHERE datname = current_database()
+  AND (application_name = %(turns)b OR starts_with(application_name, %(commits)b))
+
 -- name: evict_session
 -- A runner's session without a row: it never joined, or its row was removed.
 SELECT pg_terminate_backend(a.pid, %(wait_ms)b::bigint)

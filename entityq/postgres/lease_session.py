@@ -42,6 +42,9 @@ RUNNER_NUMBERS = 512
 # How long the server may take to end a ghost before the new session goes on without its locks, in seconds.
 _GHOST_WAIT = 1.0
 
+# And how long a transactional turn of a shard's last owner may stand still at its commit.
+_OVERDUE_TURN = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -284,7 +287,27 @@ class LeaseSession:
                 unnumbered[0],
                 len(unnumbered) - 1,
             )
+            await self._end_overdue_turns(unnumbered)
             await self._unlock(unnumbered)
+
+    async def _end_overdue_turns(self, shard_ids: Sequence[int]) -> None:
+        """Those that hold the rows of these shards; the next try finds them free."""
+        cluster = unsigned(runner_class(self._schema, self._namespace))
+        parameters = {"shard_ids": list(shard_ids), "cluster": cluster, "overdue": _OVERDUE_TURN}
+        try:
+            rows = await self.execute(_QUERIES["end_overdue_turns"], parameters)
+        except Error as error:
+            _log.warning("leases.overdue_turns_not_ended incarnation=%s: %s", self.incarnation, error)
+            return
+        for shard_id, pid, _ in rows:
+            _log.warning(
+                "leases.overdue_turn_ended incarnation=%s shard=%s pid=%s: a transactional turn of the last owner was"
+                " at its commit for more than %g s",
+                self.incarnation,
+                shard_id,
+                pid,
+                _OVERDUE_TURN,
+            )
 
     async def _unlock(self, shard_ids: Sequence[int], *, strict: bool = True) -> None:
         """Ends the session where that is not certain: a lock that nobody knows of blocks a shard for ever."""

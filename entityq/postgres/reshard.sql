@@ -95,6 +95,14 @@ GROUP BY 1, 2
 ORDER BY 1
 
 -- name: begin_moving
+-- A transactional turn of an owner that is gone can still be at its commit, on a connection of its own: this waits
+-- for it, and whoever is not that far finds another epoch.
+WITH fenced AS (
+    UPDATE shard s SET epoch = s.epoch + 1
+    FROM shard_group g
+    JOIN reshard_group r ON r.group_id = g.group_id
+    WHERE g.namespace = %(namespace)s AND s.shard_id >= g.first_shard AND s.shard_id < g.first_shard + g.shards
+)
 UPDATE reshard SET phase = 'moving' WHERE namespace = %(namespace)s
 
 -- name: page_of_entities

@@ -12,6 +12,7 @@ from entityq.batching import Batcher
 from entityq.codec import Limits
 from entityq.outage import Outage
 from entityq.postgres.lease_session import LeaseSession
+from entityq.postgres.transaction import Fence
 from entityq.redis.connect import open_connection
 from entityq.redis.consumer import StreamGroups, StreamReader
 from entityq.redis.control import ControlMessage
@@ -22,7 +23,7 @@ from entityq.runner.attempt_record import AttemptRecord
 from entityq.runner.broadcasts import Broadcasts
 from entityq.runner.cancels import Cancels
 from entityq.runner.catching_up import CatchingUp
-from entityq.runner.commit import Commit, Committed
+from entityq.runner.commit import Commit, Committed, Tenure
 from entityq.runner.committer import Committer
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.dispatcher import Dispatcher
@@ -49,6 +50,7 @@ from entityq.runner.suspects import Suspects
 from entityq.runner.sweeper import Sweeper
 from entityq.runner.tasks import Tasks
 from entityq.runner.timers import Timers
+from entityq.runner.transactions import Transactions, TurnTransaction
 from entityq.runner.turn import TurnLimits
 from entityq.runner.turn_publishers import TurnPublishers
 from entityq.runner.turn_sender import TurnSender
@@ -115,6 +117,13 @@ class Life:
             may_answer=self._may_answer,
         )
         self._states = StateLoader(resources.backlog)
+        fence = Fence(settings.schema, settings.namespace, session.incarnation)
+        self._transactions = Transactions(
+            resources.new_turn_connections(fence.name),
+            fence,
+            epochs=session.epochs,
+            execute=session.execute,
+        )
         self._activations = self._new_activations()
         self._passivation = Passivation(self.residents, self._tasks, ended=self.deferrals.look_again)
         self._dispatcher = Dispatcher(
@@ -163,9 +172,13 @@ class Life:
         def new_sender(request: Request) -> TurnSender:
             return TurnSender(request, resources.client, lambda: lent(request))
 
+        def new_transaction(request: Request, tenure: Tenure) -> TurnTransaction:
+            return self._transactions.of_turn(request, tenure, lambda: lent(request))
+
         turns = Turns(
             self._states,
             sender_of=new_sender,
+            transaction_of=new_transaction,
             commit=self._commit,
             set_back=self._set_back,
             applied=self._answers.committed,
@@ -328,7 +341,9 @@ class Life:
         except* LifeOver:
             pass
         finally:
+            self._transactions.end()
             await self._tasks.end_turns(TURNS_DEADLINE)
+            await self._transactions.ended(TURNS_DEADLINE)
 
     async def drain(self) -> None:
         """Leave the membership, let running turns end and commit, give up the shards, and end this life."""

@@ -22,6 +22,7 @@ from entityq.postgres.health import RunnerHealth
 from entityq.postgres.migrate import require_schema
 from entityq.postgres.retention import Retention, declare
 from entityq.postgres.safety import check_rights, check_same_database, check_server, refuse_pooler
+from entityq.postgres.transaction import TurnConnections, split
 from entityq.redis import safety as redis_safety
 from entityq.redis.breaker import Breaker
 from entityq.redis.connect import open_client, open_connection
@@ -68,8 +69,10 @@ async def open_runner(
     _require_groups(facts, groups)
     keys = Keys(settings.namespace)
     threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="entityq turn")
+    reads, turns = split(settings.pool_size)
+    size = reads if _any_transactional(definitions) else settings.pool_size
     async with (
-        open_pool(servers.postgres_url, schema=settings.schema, size=settings.pool_size) as pool,
+        open_pool(servers.postgres_url, schema=settings.schema, size=size) as pool,
         open_client(servers.redis_url) as redis,
     ):
         address = masked_url(servers.redis_url)
@@ -88,6 +91,9 @@ async def open_runner(
             backlog=Backlog(pool),
             definitions=definitions,
             client=client,
+            new_turn_connections=partial(
+                TurnConnections, url=servers.postgres_url, pool=pool, size=turns, left=reads
+            ),
             serializer=serializer,
             streams=Streams(redis, length=settings.stream_length),
             breaker=Breaker(),
@@ -104,6 +110,14 @@ async def open_runner(
         finally:
             # A handler that was abandoned may still run in its thread: nobody waits for it.
             threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _any_transactional(definitions: Mapping[str, EntityDefinition]) -> bool:
+    return any(
+        message.transactional
+        for definition in definitions.values()
+        for message in definition.messages.values()
+    )
 
 
 async def _ask_redis(admit: Callable[[], Awaitable[None]], address: str) -> None:

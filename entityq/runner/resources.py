@@ -12,6 +12,7 @@ from entityq.postgres.backlog import Backlog
 from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.health import RunnerHealth
 from entityq.postgres.retention import Retention
+from entityq.postgres.transaction import TurnConnections
 from entityq.redis.breaker import Breaker
 from entityq.redis.control import ControlChannel
 from entityq.redis.keys import Keys
@@ -37,6 +38,8 @@ class Resources:
     backlog: Backlog
     definitions: Mapping[str, EntityDefinition]
     client: TurnClient
+    # For the transactions of an incarnation, with the application_name of their sessions.
+    new_turn_connections: Callable[[str], TurnConnections]
     serializer: Serializer
     streams: Streams
     breaker: Breaker

@@ -7,12 +7,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from psycopg import DataError
 from psycopg import Error as PostgresError
 from psycopg.errors import DivisionByZero
+from psycopg.transaction import OutOfOrderTransactionNesting
 
 from entityq.batching import BatcherClosed
 from entityq.cause import cause_of
@@ -25,10 +26,11 @@ from entityq.postgres.outbox import NewRequest
 from entityq.replies import defect_reply, success_reply
 from entityq.reply import Outcome, Reply
 from entityq.runner.activation import Activation
-from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendConflict
+from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendConflict, Tenure
 from entityq.runner.defect import Defect, next_attempt
 from entityq.runner.request import Request
 from entityq.runner.setbacks import Setback
+from entityq.runner.transactions import HandlerTransaction
 from entityq.runner.turn import TurnLimits, handler_defect, interrupted, perform
 from entityq.runner.turn_sender import TurnSender
 from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
@@ -82,6 +84,7 @@ class Turns:
 
     Args:
         sender_of: the Sender for the code of one turn.
+        transaction_of: the transaction that the code of one turn can begin.
         commit: submits to the committer and returns what became of the commit.
         set_back: puts a failed attempt on record; whether the request is still there to be tried again.
         applied: called after a commit, with the outgoing requests that are to be published.
@@ -93,6 +96,7 @@ class Turns:
         states: States,
         *,
         sender_of: Callable[[Request], TurnSender],
+        transaction_of: Callable[[Request, Tenure], HandlerTransaction],
         commit: Callable[[Commit], Awaitable[Committed]],
         set_back: Callable[[Setback], Awaitable[bool]],
         applied: Callable[[Commit, Applied], None],
@@ -103,6 +107,7 @@ class Turns:
     ) -> None:
         self._states = states
         self._sender_of = sender_of
+        self._transaction_of = transaction_of
         self._commit = commit
         self._set_back = set_back
         self._applied = applied
@@ -126,19 +131,25 @@ class Turns:
         elif message.concurrent:
             await self._concurrent(attempt)
         else:
-            await self._ordered(attempt)
+            transaction = self._transaction_of(request, activation.tenure)
+            try:
+                await self._ordered(attempt, transaction)
+            finally:
+                await transaction.end()
 
     # ----- the three kinds of turns
 
-    async def _ordered(self, attempt: _Attempt) -> None:
+    async def _ordered(self, attempt: _Attempt, transaction: HandlerTransaction) -> None:
         activation = attempt.activation
-        result = await self._run(attempt, self._activated(activation))
+        result = await self._run(attempt, self._activated(activation), transaction)
         state = activation.state
         if not isinstance(result, Defect) and result.outcome is Outcome.SUCCESS:
             try:
                 state = self._dumped(activation)
             except EntityQError as error:
                 result = handler_defect(attempt.request, error, self._limits, lasting=True)
+        result = await transaction.settle(result, self._limits)
+        _require_applicable(transaction)
         if isinstance(result, Defect):
             # Whatever looks at the instance before it ends sees what is committed.
             self._restore(activation)
@@ -147,7 +158,7 @@ class Turns:
         commit.version = None if activation.definition.stateless else activation.version
         if state != activation.state or (commit.version == 0 and commit.reply.outcome is Outcome.SUCCESS):
             commit.state = state
-        await self._finish(activation, commit)
+        await self._finish(activation, commit, transaction)
 
     def _dumped(self, activation: Activation) -> bytes | None:
         """The state as the turn has left it. Raises MalformedMessage, PayloadTooLarge."""
@@ -207,7 +218,12 @@ class Turns:
 
     # ----- perform
 
-    async def _run(self, attempt: _Attempt, instance: Awaitable[Instance]) -> Reply | Defect:
+    async def _run(
+        self,
+        attempt: _Attempt,
+        instance: Awaitable[Instance],
+        transaction: HandlerTransaction | None = None,
+    ) -> Reply | Defect:
         activation, request, sender = attempt.activation, attempt.request, attempt.sender
         try:
             ready = await instance
@@ -217,7 +233,11 @@ class Turns:
         except USER_ERRORS as error:  # a stored state that does not fit, or the user's on_activate
             raise_if_cancelled(error)
             return handler_defect(request, error, self._limits)
-        token = current_turn.set(Turn(sender.context(activation.tenure.epoch, activation.version), sender))
+        if transaction is not None and attempt.message.transactional:
+            await transaction.begin_for(is_async=attempt.message.is_async)
+            _require_applicable(transaction)
+        context = sender.context(activation.tenure.epoch, activation.version)
+        token = current_turn.set(Turn(replace(context, own_transaction=transaction), sender))
         try:
             return await perform(
                 request,
@@ -262,8 +282,11 @@ class Turns:
             raise TurnDropped(NotApplied("the request is answered, or its lease is gone"))
         raise TurnSetBack(setback.delay, parked=setback.parked)
 
-    async def _finish(self, activation: Activation, commit: Commit) -> None:
-        outcome = await self._committed(commit)
+    async def _finish(
+        self, activation: Activation, commit: Commit, transaction: HandlerTransaction | None = None
+    ) -> None:
+        """`transaction`: joined if the handler has begun it, and what it did is to be committed."""
+        outcome = await self._committed(commit, transaction)
         if not isinstance(outcome, Applied):
             if commit.version is not None:  # others leave the state to the turn beside them
                 self._restore(activation)
@@ -282,8 +305,12 @@ class Turns:
             # What the handler left in memory may be what was wrong.
             await activation.end_instance()
 
-    async def _committed(self, commit: Commit) -> Committed | PostgresError:
+    async def _committed(
+        self, commit: Commit, transaction: HandlerTransaction | None = None
+    ) -> Committed | PostgresError:
         try:
+            if transaction is not None and transaction.open:
+                return await transaction.commit(commit)
             return await self._commit(commit)
         except PostgresError as error:
             return error
@@ -308,6 +335,11 @@ class Turns:
             activation.definition.restore(activation.instance, values)
 
 
+def _require_applicable(transaction: HandlerTransaction) -> None:
+    if transaction.refusal is not None:
+        raise TurnDropped(transaction.refusal)
+
+
 def _refused(
     request: Request, outcome: NotApplied | SendConflict | PostgresError, limits: TurnLimits
 ) -> Defect | None:
@@ -326,7 +358,9 @@ def _refused(
         error = PrimaryKeyConflict(what, request_id=outcome.first_request_id)
         return Defect(error, defect_reply(request.request_id, EntityDefect, what, limits.reply), lasting=True)
     # The statement's own word for "somebody came between" is a division by zero.
-    if isinstance(outcome, DataError) and not isinstance(outcome, DivisionByZero):
+    if isinstance(outcome, DataError | OutOfOrderTransactionNesting) and not isinstance(
+        outcome, DivisionByZero
+    ):
         return handler_defect(request, outcome, limits, lasting=True)
     return None
 

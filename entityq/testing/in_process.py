@@ -53,6 +53,7 @@ from entityq.runner.turns import Turns, TurnSetBack
 from entityq.snowflake import Snowflakes, client_machine
 from entityq.status import EntityStatus
 from entityq.testing.memory_outbox import SHARD, MemoryOutbox
+from entityq.testing.no_transaction import NoTransaction
 
 TENURE = Tenure(incarnation=1, shard_id=SHARD, epoch=1)
 
@@ -77,6 +78,7 @@ class InProcess:
         self._turns = Turns(
             self._outbox,
             sender_of=lambda request: TurnSender(request, self, self.slots.lent),
+            transaction_of=lambda request, tenure: NoTransaction(),
             commit=self._outbox.commit,
             set_back=_nothing_to_record,
             applied=self._applied,

@@ -23,13 +23,17 @@ class LosingProxy:
         self._marker: bytes | None = None
         self._then_refuse = False
         self._at_once = False
+        self._unsent = False
         self._refusing = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Future[None]] = set()
 
-    def lose(self, marker: bytes, *, then_refuse: bool = False, at_once: bool = False) -> None:
+    def lose(
+        self, marker: bytes, *, then_refuse: bool = False, at_once: bool = False, unsent: bool = False
+    ) -> None:
         """`then_refuse`: as if the network were gone for good, until `heal`. `at_once`: while the server is
-        still at work."""
+        still at work. `unsent`: before the server gets it."""
+        self._unsent = unsent
         self._marker = marker
         self._at_once = at_once
         self._then_refuse = then_refuse
@@ -79,6 +83,9 @@ class LosingProxy:
             if self._marker is not None and self._marker in data:
                 self._marker = None
                 cut.set()
+                if self._unsent:
+                    self.lost.set()
+                    return
             writer.write(data)
             await writer.drain()
             if cut.is_set() and self._at_once:
