@@ -31,8 +31,8 @@ IDLE_SECONDS = 20.0
 
 
 @contextmanager
-def worker(processes: int) -> Generator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "entityq_cli", "worker", "-A", "benchmarks.counter:app"]
+def worker(processes: int, named: str = "benchmarks.counter:app") -> Generator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "entityq_cli", "worker", "-A", named]
     process = subprocess.Popen([*command, "-c", str(processes), "-l", "warning"], stdout=subprocess.DEVNULL)
     try:
         yield process

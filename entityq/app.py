@@ -291,6 +291,7 @@ class EntityQ:
         primary_key: str | None = None,
         persisted: bool = True,
         timeout: float | None = None,
+        time_limit: float | None = None,
         keep: Duration | None = None,
         keep_keys: Duration | None = None,
         retry: RetryPolicy = HANDLER_RETRY,
@@ -306,6 +307,7 @@ class EntityQ:
         primary_key: str | None = None,
         persisted: bool = True,
         timeout: float | None = None,
+        time_limit: float | None = None,
         keep: Duration | None = None,
         keep_keys: Duration | None = None,
         retry: RetryPolicy = HANDLER_RETRY,
@@ -314,11 +316,19 @@ class EntityQ:
 
         name: its name in addresses, by default the function's name.
         primary_key: the parameter that makes a call known: a repeat gets the first reply.
-        persisted, timeout, keep, keep_keys: as for `@message`.
+        persisted, timeout, time_limit, keep, keep_keys: as for `@message`.
         retry: how often, and when, it runs again after a defect.
         """
         options = TaskOptions(
-            name, shard_group, primary_key, persisted, timeout, keep=keep, keep_keys=keep_keys, retry=retry
+            name,
+            shard_group,
+            primary_key,
+            persisted,
+            timeout,
+            time_limit,
+            keep=keep,
+            keep_keys=keep_keys,
+            retry=retry,
         )
         decorator = TaskDecorator(partial(self._add_task, options))
         return decorator if function is None else self._add_task(options, function)

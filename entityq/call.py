@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import blake2b
 from uuid import UUID
 
@@ -13,16 +14,23 @@ from entityq.serializer import Serializer
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """What `.options()` set for one call; `timeout` is in seconds."""
+    """What `.options()` set for one call; `timeout` is in seconds, the others as in Call."""
 
     timeout: float | None = None
     primary_key: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    eta: datetime | None = None
+    delay: float | None = None
+    expires: float | datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`timeout` is in seconds, None stands for the sender's default."""
+    """`timeout` is in seconds, None stands for the sender's default.
+
+    It is to run at `eta`, or `delay` seconds after it was accepted (at most one of them), and not to start any more
+    at `expires`: a time, or seconds after the sending.
+    """
 
     entity: EntityDefinition
     message: MessageDefinition
@@ -33,6 +41,9 @@ class Call:
     timeout: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     content_type: str = "msgpack"
+    eta: datetime | None = None
+    delay: float | None = None
+    expires: float | datetime | None = None
 
 
 def new_call(
@@ -52,6 +63,10 @@ def new_call(
     arguments = message.payload.bind(args, kwargs)
     plain = message.payload.plain(arguments)
     key = _primary_key(entity, message, arguments, options)
+    if not message.persisted and (options.eta is not None or options.delay is not None):
+        raise MalformedMessage(
+            f"{entity.type}.{message.name} is volatile: only a persisted message can wait for an eta or a delay"
+        )
     return Call(
         entity=entity,
         message=message,
@@ -62,6 +77,9 @@ def new_call(
         timeout=message.timeout if options.timeout is None else options.timeout,
         headers=options.headers,
         content_type=serializer.content_type,
+        eta=options.eta,
+        delay=options.delay,
+        expires=options.expires,
     )
 
 

@@ -42,7 +42,7 @@ ActivationClass = type[Activation]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MessageDefinition:
-    """`handler` is called with the activation and the arguments by name; `timeout` is in seconds."""
+    """`handler` is called with the activation and the arguments by name; `timeout` and `time_limit` are in seconds."""
 
     name: str
     handler: Callable[..., Any] = field(repr=False)
@@ -52,6 +52,7 @@ class MessageDefinition:
     persisted: bool = True
     concurrent: bool = False
     timeout: float | None = None
+    time_limit: float | None = None
     primary_key: str | None = None
     retention: Retention = AS_SETTINGS_SAY
     retry: RetryPolicy | None = None

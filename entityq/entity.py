@@ -122,6 +122,7 @@ class MessageOptions:
     persisted: bool = True
     concurrent: bool = False
     timeout: float | None = None
+    time_limit: float | None = None
     name: str | None = None
     keep: Duration | None = None
     keep_keys: Duration | None = None
@@ -187,6 +188,7 @@ def message(
     persisted: bool = True,
     concurrent: bool = False,
     timeout: float | None = None,
+    time_limit: float | None = None,
     name: str | None = None,
     keep: Duration | None = None,
     keep_keys: Duration | None = None,
@@ -204,6 +206,7 @@ def message(
     persisted: bool = True,
     concurrent: bool = False,
     timeout: float | None = None,
+    time_limit: float | None = None,
     name: str | None = None,
     keep: Duration | None = None,
     keep_keys: Duration | None = None,
@@ -217,6 +220,7 @@ def message(
     persisted: False sends it through Redis only, for reads and hints; it may be lost, and changes no state.
     concurrent: it runs beside other turns, on a read-only copy of the last committed state.
     timeout: how long callers wait for the reply, in seconds; by default what the settings say.
+    time_limit: how long one attempt may run, in seconds; one that takes longer is cancelled, and is a defect.
     name: how it is called on the wire, by default the method's name.
     keep: how long its replies are kept, in seconds or as a timedelta; by default what the settings say.
     keep_keys: how long its primary keys are kept, also from the reply on: a repeat gets ReplyExpired then.
@@ -229,6 +233,7 @@ def message(
         persisted,
         concurrent,
         timeout,
+        time_limit,
         name,
         keep=keep,
         keep_keys=keep_keys,

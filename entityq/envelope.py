@@ -19,6 +19,9 @@ _START = b"\x9c\x01"
 # The client of a request whose reply nobody waits for.
 NOBODY = 0
 
+# Frozen: the header of a request that is not to start any more at a time, in unix ms.
+EXPIRES = "entityq-expires"
+
 # What an envelope may have besides its payload: names, key and headers.
 MAX_OVERHEAD = 64 * 1024
 _WHAT = "The envelope"
@@ -39,7 +42,7 @@ class Envelope:
 
     `content_type` says how the payload was written: "msgpack" or "<serializer>[+<compression>]". After
     `deadline_ms` (unix ms) nobody waits for the reply. `headers`: traceparent, tracestate, baggage, the chain
-    of asks.
+    of asks, when it expires.
     """
 
     request_id: int
@@ -52,6 +55,12 @@ class Envelope:
     primary_key: str | None = None
     deadline_ms: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def expired(self, now: float) -> bool:
+        """Whether it is too late to start it; `now` is the unix time in seconds."""
+        text = self.headers.get(EXPIRES, "")
+        # Headers come from outside, and can be anything.
+        return len(text) < 16 and text.isascii() and text.isdecimal() and int(text) <= now * 1000
 
     def encode(self) -> bytes:
         """The bytes for outbox and stream; how large the payload may be is not checked here.

@@ -13,7 +13,7 @@ EntityQError
 ├── EntityNotAssigned       volatile: the shard is between owners
 ├── AlreadyProcessing       volatile: the same request id is being processed
 ├── EntityDefect            the request became a dead letter
-├── Interrupted             cancelled, or answered by a cancel
+├── Interrupted             cancelled, or answered by a cancel; expired
 └── UnsafeConfiguration     refused to start, or to go on, in a way that could lose or double work
 """
 
@@ -112,7 +112,7 @@ class EntityDefect(EntityQError):
 
 
 class Interrupted(EntityQError):
-    """The request was cancelled, or answered by a cancel."""
+    """The request was cancelled, or answered by a cancel, or it had expired before it could start."""
 
     accepted = Accepted.YES
 

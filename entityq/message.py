@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from entityq.address import Address
@@ -13,6 +14,7 @@ from entityq.errors import MalformedMessage
 from entityq.ports import Home
 from entityq.receipt import Receipt
 from entityq.request import Request
+from entityq.timing import read_delay, read_eta, read_expires
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,12 +72,22 @@ class BoundMessage(Generic[P, R]):
         timeout: float | None = None,
         primary_key: str | None = None,
         headers: Mapping[str, str] | None = None,
+        eta: datetime | None = None,
+        delay: float | timedelta | None = None,
+        expires: float | timedelta | datetime | None = None,
     ) -> Self:
         """The same message with these options; what is left out stays as it is.
 
-        `timeout` is how long the caller waits, in seconds; `primary_key` is for messages that declare none.
+        timeout: how long the caller waits, in seconds.
+        primary_key: for messages that declare none.
+        eta: when it is to run, with a time zone; in the past: now.
+        delay: the same, counted from its acceptance, in seconds.
+        expires: what has not started by then is answered with Interrupted; a time, or seconds from the sending.
+
+        Raises MalformedMessage.
         """
         options = _changed(self._options, timeout=timeout, primary_key=primary_key, headers=headers)
+        options = _timed(options, eta, delay, expires)
         return type(self)(self._entity, self._message, self._home, self._locate, options)
 
     def _new_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Call:
@@ -153,6 +165,22 @@ class TypeMessage(Generic[P, R]):
             serializer=home.serializer,
         )
         return home, call
+
+
+def _timed(
+    options: CallOptions,
+    eta: datetime | None,
+    delay: float | timedelta | None,
+    expires: float | timedelta | datetime | None,
+) -> CallOptions:
+    """An eta takes the place of a delay from before, and a delay that of an eta."""
+    if eta is not None and delay is not None:
+        raise MalformedMessage("A request has an eta or a delay, not both")
+    if eta is not None:
+        options = replace(options, eta=read_eta(eta), delay=None)
+    if delay is not None:
+        options = replace(options, delay=read_delay(delay), eta=None)
+    return options if expires is None else replace(options, expires=read_expires(expires))
 
 
 def _changed(options: CallOptions, **given: Any) -> CallOptions:

@@ -47,6 +47,7 @@ class TaskOptions:
     primary_key: str | None = None
     persisted: bool = True
     timeout: float | None = None
+    time_limit: float | None = None
     keep: Duration | None = None
     keep_keys: Duration | None = None
     retry: RetryPolicy = HANDLER_RETRY
@@ -93,6 +94,7 @@ def define_task(function: Callable[..., Any], options: TaskOptions) -> EntityDef
         options.primary_key,
         options.persisted,
         timeout=options.timeout,
+        time_limit=options.time_limit,
         keep=options.keep,
         keep_keys=options.keep_keys,
     )
@@ -171,8 +173,9 @@ def _message_definition(
     what = f"{type_name}.{name}"
     signature = read_signature(handler, what, method=method)
     _require_primary_key(what, options, signature.parameters, signature.defaults)
-    if options.timeout is not None and not options.timeout > 0:
-        raise TypeError(f"{what}: timeout must be above 0 seconds, not {options.timeout}")
+    for word, seconds in (("timeout", options.timeout), ("time_limit", options.time_limit)):
+        if seconds is not None and not seconds > 0:
+            raise TypeError(f"{what}: {word} must be above 0 seconds, not {seconds}")
     return MessageDefinition(
         name=name,
         handler=handler if method else _without_activation(handler, is_async=signature.is_async),
@@ -182,6 +185,7 @@ def _message_definition(
         persisted=options.persisted,
         concurrent=options.concurrent,
         timeout=options.timeout,
+        time_limit=options.time_limit,
         primary_key=options.primary_key,
         retention=_retention(what, options),
         retry=_retry(what, options),

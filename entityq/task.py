@@ -1,6 +1,7 @@
 """A plain function as a stateless entity: each call goes to an id of its own."""
 
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -56,9 +57,14 @@ class Task(Generic[P, R, D]):
         timeout: float | None = None,
         primary_key: str | None = None,
         headers: Mapping[str, str] | None = None,
+        eta: datetime | None = None,
+        delay: float | timedelta | None = None,
+        expires: float | timedelta | datetime | None = None,
     ) -> BoundMessage[P, R]:
         """The task as a message with these options; calling that asks."""
-        return self._message().options(timeout=timeout, primary_key=primary_key, headers=headers)
+        return self._message().options(
+            timeout=timeout, primary_key=primary_key, headers=headers, eta=eta, delay=delay, expires=expires
+        )
 
     @property
     def home(self) -> Home:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from entityq.call import Call, CallOptions, new_call, task_address
 from entityq.definition import EntityDefinition
 from entityq.receipt import Receipt
 from entityq.registration import TASK_MESSAGE
+from entityq.timing import read_delay, read_eta
 from entityq_cli.app_loading import load_app
 from entityq_cli.exit_code import CommandError, ExitCode, usage_error
 from entityq_cli.log_format import configure_logging
@@ -46,6 +48,13 @@ class Arguments:
     metavar="KEY",
     help="For messages that declare none: a repeat gets the first reply.",
 )
+@option(
+    "--eta",
+    variable="ETA",
+    metavar="TIME",
+    help="When it is to run: ISO 8601, with a time zone, as in 2030-01-31T09:00Z.",
+)
+@option("--delay", variable="DELAY", metavar="S", type=float, help="In how many seconds it is to run.")
 @option("--wait", variable="WAIT", is_flag=True, help="Wait for the reply, and print it as JSON.")
 @timeout_option(None, "How long to wait. Default: the message's own timeout, or ENTITYQ_ASK_TIMEOUT.")
 @json_option
@@ -57,6 +66,8 @@ def command(
     kwargs: str,
     args: str,
     primary_key: str | None,
+    eta: str | None,
+    delay: float | None,
     timeout: float | None,
     wait: bool,
     as_json: bool,
@@ -74,8 +85,10 @@ def command(
     given = Arguments(
         args=_json("--args", args, list),
         kwargs=_json("--kwargs", kwargs, dict),
-        options=CallOptions(timeout=timeout, primary_key=primary_key),
+        options=CallOptions(timeout=timeout, primary_key=primary_key, eta=_eta(eta), delay=_delay(delay)),
     )
+    if eta is not None and delay is not None:
+        raise usage_error("--eta and --delay are both given: a request has one time.")
     with one_sentence(as_json=as_json, sending=True):
         loaded = load_app(app)
         call = _new_call(loaded, address, message, given)
@@ -91,6 +104,24 @@ def _json(option_name: str, text: str, kind: type[Any]) -> Any:
     if not isinstance(value, kind):
         raise usage_error(f"{option_name} must be a JSON {what}.")
     return value
+
+
+def _eta(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return read_eta(datetime.fromisoformat(text))
+    except ValueError as error:
+        raise usage_error(f"--eta is not a time in ISO 8601: {text}.") from error
+    except MalformedMessage as error:
+        raise usage_error(f"--{error.what}. Add one, as in {text}Z, or {text}+02:00.") from error
+
+
+def _delay(seconds: float | None) -> float | None:
+    try:
+        return None if seconds is None else read_delay(seconds)
+    except MalformedMessage as error:
+        raise usage_error(f"--{error.what}.") from error
 
 
 def _new_call(app: EntityQ, address: str, message: str | None, given: Arguments) -> Call:

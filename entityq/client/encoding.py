@@ -1,13 +1,15 @@
 """From a call to a request: id, key digest, deadline and envelope."""
 
 import time
+from collections.abc import Mapping
 
 from entityq.call import Call
 from entityq.client.send import Send
-from entityq.envelope import Envelope
+from entityq.envelope import EXPIRES, Envelope
 from entityq.postgres.outbox import NewRequest
 from entityq.primary_key import key_digest
 from entityq.snowflake import Snowflakes, client_machine
+from entityq.timing import expires_ms
 
 
 class Encoder:
@@ -34,6 +36,7 @@ def new_request(
     """`timeout` as for `Encoder.request`. Raises MalformedMessage and PayloadTooLarge."""
     key = call.primary_key
     name = call.message.name
+    now = time.time()
     envelope = Envelope(
         request_id=request_id,
         address=call.address,
@@ -43,8 +46,8 @@ def new_request(
         client=client,
         content_type=call.content_type,
         primary_key=key,
-        deadline_ms=None if timeout is None else int((time.time() + timeout) * 1000),
-        headers=call.headers,
+        deadline_ms=None if timeout is None else int((now + timeout) * 1000),
+        headers=_headers(call, now),
     )
     return NewRequest(
         request_id=request_id,
@@ -53,4 +56,12 @@ def new_request(
         key_digest=None if key is None else key_digest(namespace, call.address, name, key),
         payload_hash=call.payload_hash,
         envelope=envelope.encode(),
+        due_at=call.eta,
+        delay=call.delay,
     )
+
+
+def _headers(call: Call, now: float) -> Mapping[str, str]:
+    if call.expires is None:
+        return call.headers
+    return {**call.headers, EXPIRES: str(expires_ms(call.expires, now))}

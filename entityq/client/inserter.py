@@ -85,9 +85,9 @@ class Inserter:
                 outcomes[send] = self._held.hold(send, digest)
         await self._retrying(sends, outcomes)
         stored = [
-            (send.request, outcome.stored.shard_id, outcome.stored.seq)
+            (send.request, place.shard_id, place.seq)
             for send, outcome in outcomes.items()
-            if isinstance(outcome, Acceptance) and outcome.stored is not None
+            if isinstance(outcome, Acceptance) and (place := outcome.to_publish) is not None
         ]
         self._publishing.add(sorted(stored, key=lambda row: row[2]))
         return [outcomes[send] for send in sends]
@@ -269,8 +269,8 @@ class Inserter:
         except POISON as error:
             return _poisoned(send, error)
         outcome = outcomes[send]
-        if isinstance(outcome, Acceptance) and outcome.stored is not None:
-            self._publishing.add([(send.request, outcome.stored.shard_id, outcome.stored.seq)])
+        if isinstance(outcome, Acceptance) and (place := outcome.to_publish) is not None:
+            self._publishing.add([(send.request, place.shard_id, place.seq)])
         return outcome
 
 

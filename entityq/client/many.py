@@ -137,9 +137,9 @@ class ManyInserter:
                 self._publishing.burn(len(many.sends))
             return outcome
         stored = [
-            (send.request, settled.stored.shard_id, settled.stored.seq)
+            (send.request, place.shard_id, place.seq)
             for send, settled in zip(many.sends, outcome, strict=True)
-            if isinstance(settled, Acceptance) and settled.stored is not None
+            if isinstance(settled, Acceptance) and (place := settled.to_publish) is not None
         ]
         self._publishing.add(sorted(stored, key=lambda row: row[2]))
         return outcome

@@ -16,6 +16,11 @@ class Acceptance:
     duplicate: bool = False
     reply: bytes | None = None
 
+    @property
+    def to_publish(self) -> Stored | None:
+        """Where it is stored, if a stream is to have it."""
+        return None if self.stored is None or self.stored.timed else self.stored
+
 
 @dataclass(slots=True, eq=False)
 class Send:

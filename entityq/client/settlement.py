@@ -38,7 +38,8 @@ def judge(send: Send, known: KnownRequests) -> Acceptance | EntityQError | Again
     if same_id is not None:
         # Only a send whose statement was lost can meet itself: an equal request of somebody else is not it.
         if send.lost and _is_same(request, same_id):
-            return Acceptance(request.request_id, Stored(same_id.shard_id, same_id.seq))
+            stored = Stored(same_id.shard_id, same_id.seq, timed=request.waits)
+            return Acceptance(request.request_id, stored)
         return Again.COLLISION
     first = None if request.key_digest is None else known.by_digest.get(request.key_digest)
     return Again.VANISHED if first is None else repeat(send, first)

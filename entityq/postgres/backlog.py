@@ -96,7 +96,7 @@ class Backlog:
         )
         found: dict[int, list[Row]] = {}
         for shard_id, *row in rows:
-            found.setdefault(shard_id, []).append(_row(tuple(row)))
+            found.setdefault(shard_id, []).append(row_of(tuple(row)))
         return found
 
     async def read_pending_of_entity(self, shard_id: int, address: Address, page: int) -> list[Row]:
@@ -112,7 +112,7 @@ class Backlog:
                 "most_bytes": PAGE_BYTES,
             },
         )
-        return [_row(row) for row in rows]
+        return [row_of(row) for row in rows]
 
     async def sweep(self, afters: Mapping[int, int], position: int, page: int) -> dict[int, list[SweptRow]]:
         """Per shard id of `afters`, its oldest unanswered requests with `after < seq <= position`."""
@@ -140,7 +140,7 @@ class Backlog:
             rows = await cursor.fetchall()
         found: dict[int, list[Row]] = {}
         for shard_id, *row in rows:
-            found.setdefault(shard_id, []).append(_row(tuple(row)))
+            found.setdefault(shard_id, []).append(row_of(tuple(row)))
         return found
 
     async def notify_unpublished(self, namespace: str, shard_ids: Iterable[int]) -> None:
@@ -173,7 +173,8 @@ class Backlog:
             return await cursor.fetchall()
 
 
-def _row(row: tuple[Any, ...]) -> Row:
+def row_of(row: tuple[Any, ...]) -> Row:
+    """Of the columns of read_pending, from the seq on."""
     seq, request_id, type_, entity_id, envelope, attempts, retries, failing, wait, *cancelled = row
     address = Address(type_, entity_id)
     return Row(

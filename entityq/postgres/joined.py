@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from entityq.address import Address, entity_hash, signed64
+from entityq.postgres.channels import timers_channel
 from entityq.postgres.outbox import Known, NewRequest, unpublished_channel
 from entityq.postgres.queries import load
 
@@ -15,7 +16,7 @@ Rows = Sequence[Sequence[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """`sql` has its parameters as `%(name)s`; they are texts, whole numbers, and lists of these and of bytes."""
+    """`sql` has its parameters as `%(name)s`; they are texts, numbers, and lists of these and of bytes."""
 
     sql: str
     parameters: Mapping[str, Any]
@@ -56,6 +57,9 @@ class Joined:
             key_digests=[request.key_digest for request in requests],
             payload_hashes=[request.payload_hash for request in requests],
             envelopes=[request.envelope for request in requests],
+            due_ats=[None if request.due_at is None else request.due_at.isoformat() for request in requests],
+            delays=[request.delay for request in requests],
+            timers_channel=timers_channel(self._namespace),
         )
 
     def read_known(self, requests: Sequence[NewRequest]) -> Statement:

@@ -6,16 +6,18 @@
 -- name: insert_joined
 -- Like insert_requests (outbox.sql), and: all of the given requests go in or, where one of their groups is closed
 -- or full or not known, none of them, and the result says why. Who was not stored has met a known request. The
--- notification is part of the transaction: nothing of it is heard before the commit, or after a rollback.
+-- notification is part of the transaction: nothing of it is heard before the commit, or after a rollback. What is
+-- not due yet goes to timer; its shard's owner is told of it, because the commit may come when it is due.
 -- The first of the two bounds is an estimate, cheap and a little late; near the limit it is counted.
 WITH given AS (
     SELECT r.*
     FROM unnest(
         CAST(%(request_ids)s AS bigint[]), CAST(%(types)s AS text[]), CAST(%(entity_ids)s AS text[]),
         CAST(%(entity_hashes)s AS bigint[]), CAST(%(messages)s AS text[]), CAST(%(key_digests)s AS bytea[]),
-        CAST(%(payload_hashes)s AS bytea[]), CAST(%(envelopes)s AS bytea[])
+        CAST(%(payload_hashes)s AS bytea[]), CAST(%(envelopes)s AS bytea[]),
+        CAST(CAST(%(due_ats)s AS text[]) AS timestamptz[]), CAST(%(delays)s AS double precision[])
     ) WITH ORDINALITY AS r (
-        request_id, type, entity_id, entity_hash, message, key_digest, payload_hash, envelope, position
+        request_id, type, entity_id, entity_hash, message, key_digest, payload_hash, envelope, due, delay, position
     )
 ), place AS MATERIALIZED (
     SELECT t.type, g.name, g.open, g.shards, g.first_shard, g.wrap,
@@ -30,7 +32,10 @@ WITH given AS (
     JOIN {schema}.shard_group g ON g.group_id = t.group_id
     WHERE t.namespace = CAST(%(namespace)s AS text) AND t.type = ANY (CAST(%(types)s AS text[]))
 ), placed AS MATERIALIZED (
-    SELECT given.*, place.name AS shard_group, place.open, place.room,
+    SELECT given.*,
+           CASE WHEN given.due > statement_timestamp() THEN given.due
+                WHEN given.delay > 0 THEN statement_timestamp() + given.delay * interval '1 second' END AS due_at,
+           place.name AS shard_group, place.open, place.room,
            place.first_shard + mod(mod(given.entity_hash, place.shards)
                + CASE WHEN given.entity_hash < 0 THEN place.wrap + place.shards ELSE 0 END, place.shards) AS shard_id
     FROM given
@@ -53,9 +58,21 @@ WITH given AS (
 ), queued AS (
     INSERT INTO {schema}.pending (shard_id, seq, request_id, entity_hash)
     SELECT shard_id, seq, request_id, entity_hash FROM inserted
+    WHERE (seq IN (SELECT seq FROM numbered WHERE due_at IS NOT NULL)) IS NOT TRUE
+), timed AS (
+    INSERT INTO {schema}.timer (shard_id, due_at, request_id, entity_hash)
+    SELECT shard_id, due_at, request_id, entity_hash FROM numbered
+    WHERE due_at IS NOT NULL AND (seq IN (SELECT seq FROM inserted)) IS TRUE
+    RETURNING request_id, shard_id, due_at
 ), told AS MATERIALIZED (
     SELECT request_id, CAST(pg_notify(CAST(%(channel)s AS text), CAST(shard_id AS text)) AS text) AS told
     FROM inserted
+    WHERE (request_id IN (SELECT request_id FROM timed)) IS NOT TRUE
+    UNION ALL
+    SELECT request_id, CAST(pg_notify(
+        CAST(%(timers_channel)s AS text),
+        CONCAT(shard_id, CHR(58), CAST(extract(epoch FROM due_at) * 1000 AS bigint))) AS text)
+    FROM timed
 )
 SELECT placed.request_id, told.told IS NOT NULL AS stored, placed.shard_group, placed.open, placed.room,
        current_setting('transaction_isolation') AS isolation

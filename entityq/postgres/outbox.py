@@ -1,12 +1,12 @@
 """The sending half of the outbox: requests go in, conflicts, replies and the state of things come out."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from entityq.address import Address, entity_hash, signed64
+from entityq.postgres.channels import TOLD_OF_TIMERS_WITHIN, channel_of, timers_channel
 from entityq.postgres.connect import Connection
 from entityq.postgres.queries import load
 from entityq.reply import EXPIRED
@@ -22,14 +22,16 @@ _NOTIFY, _SET_LOCK_TIMEOUT = _SQL["notify_unpublished"], _SQL["set_lock_timeout"
 # Seconds, beyond what a statement waits for locks.
 STATEMENT_TIMEOUT = 15.0
 
-# Of Postgres: the longest name of a channel, and (about) the longest payload.
-_CHANNEL_BYTES = 63
+# Of Postgres: about the longest payload of a notification.
 _PAYLOAD_SHARDS = 1_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NewRequest:
-    """One request on its way into the outbox; `envelope` is encoded."""
+    """One request on its way into the outbox; `envelope` is encoded.
+
+    It is not to be run before `due_at` (in UTC), or before `delay` seconds after its insert: at most one of them.
+    """
 
     request_id: int
     address: Address
@@ -37,14 +39,22 @@ class NewRequest:
     key_digest: bytes | None
     payload_hash: bytes
     envelope: bytes
+    due_at: datetime | None = None
+    delay: float | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it may not be due when it is stored."""
+        return self.due_at is not None or self.delay is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where the outbox has put a request."""
+    """Where the outbox has put a request; `timed`: it is not due yet, and goes to no stream."""
 
     shard_id: int
     seq: int
+    timed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +108,14 @@ async def insert_requests(
             "key_digests": [request.key_digest for request in requests],
             "payload_hashes": [request.payload_hash for request in requests],
             "envelopes": [request.envelope for request in requests],
+            "due_ats": [request.due_at for request in requests],
+            "delays": [request.delay for request in requests],
+            "timers_channel": timers_channel(namespace),
+            "told_within": TOLD_OF_TIMERS_WITHIN,
         },
     )
-    return {request_id: Stored(shard_id, seq) for request_id, shard_id, seq in await cursor.fetchall()}
+    # The rows without an id are those of notifications.
+    return {row[0]: Stored(*row[1:]) for row in await cursor.fetchall() if row[0] is not None}
 
 
 async def read_conflicts(connection: Connection, requests: Sequence[NewRequest]) -> list[Known]:
@@ -184,10 +199,7 @@ def unpublished_channel(namespace: str) -> str:
 
     Frozen: `entityq_<namespace>`, or, where that is longer than Postgres allows, a BLAKE2b-128 of it.
     """
-    channel = f"entityq_{namespace}"
-    if len(channel) <= _CHANNEL_BYTES:
-        return channel
-    return f"entityq_{hashlib.blake2b(namespace.encode(), digest_size=16).hexdigest()}"
+    return channel_of(namespace)
 
 
 async def notify_unpublished(connection: Connection, namespace: str, shard_ids: Iterable[int]) -> None:

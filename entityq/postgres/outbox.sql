@@ -4,14 +4,21 @@
 -- planner from moving nextval below the sort); rows are inserted sorted by key, so that two batches
 -- that share keys cannot deadlock. Rows that are not returned met a conflict (see read_conflicts), or their
 -- group is closed (see closed_groups).
+-- What is not due yet, by this clock, goes to timer; the owner of its shard is told only of what is due sooner than
+-- its next look.
 WITH sent AS (
-    SELECT r.*, g.first_shard + mod(mod(r.entity_hash, g.shards)
+    SELECT r.request_id, r.type, r.entity_id, r.entity_hash, r.message, r.key_digest, r.payload_hash, r.envelope,
+           CASE WHEN r.due_at > statement_timestamp() THEN r.due_at
+                WHEN r.delay > 0 THEN statement_timestamp() + make_interval(secs => r.delay) END AS due_at,
+           g.first_shard + mod(mod(r.entity_hash, g.shards)
             + CASE WHEN r.entity_hash < 0 THEN g.wrap + g.shards ELSE 0 END, g.shards) AS shard_id
     FROM unnest(
         %(request_ids)b::bigint[], %(types)b::text[], %(entity_ids)b::text[], %(entity_hashes)b::bigint[],
-        %(messages)b::text[], %(key_digests)b::bytea[], %(payload_hashes)b::bytea[], %(envelopes)b::bytea[]
+        %(messages)b::text[], %(key_digests)b::bytea[], %(payload_hashes)b::bytea[], %(envelopes)b::bytea[],
+        %(due_ats)b::timestamptz[], %(delays)b::float8[]
     ) WITH ORDINALITY AS r (
-        request_id, type, entity_id, entity_hash, message, key_digest, payload_hash, envelope, position
+        request_id, type, entity_id, entity_hash, message, key_digest, payload_hash, envelope, due_at, delay,
+        position
     )
     JOIN entity_type t ON t.namespace = %(namespace)b AND t.type = r.type
     JOIN shard_group g ON g.group_id = t.group_id AND g.open
@@ -29,8 +36,21 @@ WITH sent AS (
 ), queued AS (
     INSERT INTO pending (shard_id, seq, request_id, entity_hash)
     SELECT shard_id, seq, request_id, entity_hash FROM inserted
+    WHERE (seq IN (SELECT seq FROM numbered WHERE due_at IS NOT NULL)) IS NOT TRUE
+), timed AS (
+    INSERT INTO timer (shard_id, due_at, request_id, entity_hash)
+    SELECT shard_id, due_at, request_id, entity_hash FROM numbered
+    WHERE due_at IS NOT NULL AND (seq IN (SELECT seq FROM inserted)) IS TRUE
+    RETURNING shard_id, due_at, request_id
 )
-SELECT request_id, shard_id, seq FROM inserted
+SELECT request_id, shard_id, seq, (request_id IN (SELECT request_id FROM timed)) IS TRUE AS timed FROM inserted
+UNION ALL
+SELECT NULL, NULL, length(pg_notify(%(timers_channel)b, soon.told)::text), NULL
+FROM (
+    SELECT shard_id || ':' || (extract(epoch FROM min(due_at)) * 1000)::bigint AS told FROM timed
+    WHERE due_at < statement_timestamp() + make_interval(secs => %(told_within)b)
+    GROUP BY shard_id
+) soon
 
 -- name: read_conflicts
 -- A second statement, and so a fresh snapshot: it sees the rows that insert_requests met. Both request

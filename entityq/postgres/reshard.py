@@ -298,5 +298,5 @@ def _groups(names: Sequence[str] | Mapping[str, int]) -> str:
 
 
 def _rows(counts: Mapping[str, int]) -> str:
-    words = {"entity": "entities", "pending": "unanswered requests", "outbox": "requests"}
+    words = {"entity": "entities", "pending": "unanswered requests", "timer": "timers", "outbox": "requests"}
     return ", ".join(f"{count:,} {words[table]}" for table, count in counts.items() if count)

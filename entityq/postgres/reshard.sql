@@ -143,6 +143,31 @@ FROM page
 ORDER BY shard_id DESC, seq DESC
 LIMIT 1
 
+-- name: move_timers
+WITH page AS MATERIALIZED (
+    SELECT t.shard_id, t.due_at, t.request_id, t.entity_hash
+    FROM timer t
+    WHERE t.shard_id >= %(first)s AND t.shard_id < %(end)s
+      AND (t.shard_id, t.due_at, t.request_id) > (%(after_shard)s, %(after_due)s::timestamptz, %(after_id)s)
+    ORDER BY t.shard_id, t.due_at, t.request_id
+    LIMIT %(page)s
+), moved AS (
+    UPDATE timer
+    SET shard_id = t.first_shard + mod(mod(page.entity_hash, t.shards)
+            + CASE WHEN page.entity_hash < 0 THEN t.wrap + t.shards ELSE 0 END, t.shards)
+    FROM page
+    JOIN outbox o ON o.request_id = page.request_id
+    JOIN unnest(%(types)s::text[], %(new_firsts)s::integer[], %(new_counts)s::integer[], %(wraps)s::integer[])
+         AS t (type, first_shard, shards, wrap) ON t.type = o.type
+    WHERE timer.shard_id = page.shard_id AND timer.due_at = page.due_at AND timer.request_id = page.request_id
+    RETURNING timer.request_id
+)
+-- As text: Python has no infinity among its times.
+SELECT shard_id, due_at::text, request_id, (SELECT count(*) FROM moved)
+FROM page
+ORDER BY page.shard_id DESC, page.due_at DESC, page.request_id DESC
+LIMIT 1
+
 -- name: move_outbox
 -- Every row of the schema is looked at: the outbox has no index that a shard id is in.
 WITH page AS MATERIALIZED (
@@ -171,6 +196,9 @@ WHERE e.shard_id >= old.first AND e.shard_id < old."end"
 UNION
 SELECT 'pending' FROM pending p, unnest(%(firsts)s::integer[], %(ends)s::integer[]) AS old (first, "end")
 WHERE p.shard_id >= old.first AND p.shard_id < old."end"
+UNION
+SELECT 'timer' FROM timer t, unnest(%(firsts)s::integer[], %(ends)s::integer[]) AS old (first, "end")
+WHERE t.shard_id >= old.first AND t.shard_id < old."end"
 UNION
 SELECT 'outbox' FROM outbox o, unnest(%(firsts)s::integer[], %(ends)s::integer[]) AS old (first, "end")
 WHERE o.shard_id >= old.first AND o.shard_id < old."end"

@@ -16,6 +16,7 @@ _SQL = load("reshard.sql")
 _READ_MOVES, _LEFT_BEHIND = _SQL["read_moves"], _SQL["left_behind"]
 _PAGE_OF_ENTITIES, _MOVE_ENTITIES = _SQL["page_of_entities"], _SQL["move_entities"]
 _MOVE_PENDING, _MOVE_OUTBOX = _SQL["move_pending"], _SQL["move_outbox"]
+_MOVE_TIMERS = _SQL["move_timers"]
 
 Progress = Callable[[str, int], None]
 
@@ -79,6 +80,7 @@ class RowMover:
         for move in self._moves:
             await self._entities(move)
             await self._pending(move)
+            await self._timers(move)
         await self._outbox()
 
     async def left_behind(self) -> list[str]:
@@ -125,6 +127,18 @@ class RowMover:
                 return
             after_shard, after_seq, moved = row
             self._progress("pending", moved)
+
+    async def _timers(self, move: Move) -> None:
+        after = (-1, "-infinity", -1)
+        where = {**self._new, "first": move.old_first, "end": move.old_end, "page": self._batch}
+        while True:
+            names = dict(zip(("after_shard", "after_due", "after_id"), after, strict=True))
+            row = await (await self._connection.execute(_MOVE_TIMERS, {**where, **names})).fetchone()
+            if row is None:
+                return
+            *last, moved = row
+            after = tuple(last)
+            self._progress("timer", moved)
 
     async def _outbox(self) -> None:
         after = -(2**63)

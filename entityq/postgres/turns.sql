@@ -24,14 +24,20 @@ WITH turn AS (
     ) AS t (position, request_id, shard_id, seq, reply, outcome, epoch, type, entity_id, entity_hash,
             version, state, forget, state_version)
 ), sent AS (
-    SELECT r.*, g.open, g.first_shard + mod(mod(r.entity_hash, g.shards)
+    SELECT r.position, r.request_id, r.type, r.entity_id, r.entity_hash, r.message, r.key_digest, r.payload_hash,
+           r.envelope, r.place,
+           CASE WHEN r.due_at > statement_timestamp() THEN r.due_at
+                WHEN r.delay > 0 THEN statement_timestamp() + make_interval(secs => r.delay) END AS due_at,
+           g.open, g.first_shard + mod(mod(r.entity_hash, g.shards)
             + CASE WHEN r.entity_hash < 0 THEN g.wrap + g.shards ELSE 0 END, g.shards) AS shard_id
     FROM unnest(
         %(sent_positions)b::integer[], %(sent_request_ids)b::bigint[], %(sent_types)b::text[],
         %(sent_entity_ids)b::text[], %(sent_entity_hashes)b::bigint[], %(sent_messages)b::text[],
-        %(sent_key_digests)b::bytea[], %(sent_payload_hashes)b::bytea[], %(sent_envelopes)b::bytea[]
+        %(sent_key_digests)b::bytea[], %(sent_payload_hashes)b::bytea[], %(sent_envelopes)b::bytea[],
+        %(sent_due_ats)b::timestamptz[], %(sent_delays)b::float8[]
     ) WITH ORDINALITY AS r (
-        position, request_id, type, entity_id, entity_hash, message, key_digest, payload_hash, envelope, place
+        position, request_id, type, entity_id, entity_hash, message, key_digest, payload_hash, envelope, due_at, delay,
+        place
     )
     JOIN entity_type t ON t.namespace = %(namespace)b AND t.type = r.type
     JOIN shard_group g ON g.group_id = t.group_id
@@ -85,8 +91,13 @@ WITH turn AS (
     USING answered
     WHERE answered.forget AND o.entity_hash = answered.entity_hash AND o.shard_id = answered.shard_id
       AND o.type = answered.type AND o.entity_id = answered.entity_id AND o.seq < answered.seq
-      AND o.reply IS NOT NULL
+      -- Also what has never been due: it would bring the entity back. What failed and is parked will be answered.
+      AND (o.reply IS NOT NULL OR EXISTS (
+            SELECT FROM timer t
+            WHERE t.request_id = o.request_id AND t.attempts = 0 AND t.retries = 0 AND NOT t.suspended))
     RETURNING o.request_id
+), untimed AS (
+    DELETE FROM timer t USING forgotten WHERE t.request_id = forgotten.request_id
 ), unburied AS (
     DELETE FROM dead_letter d USING forgotten WHERE d.request_id = forgotten.request_id
 ), numbered AS MATERIALIZED (
@@ -107,6 +118,13 @@ WITH turn AS (
 ), queued AS (
     INSERT INTO pending (shard_id, seq, request_id, entity_hash)
     SELECT shard_id, seq, request_id, entity_hash FROM inserted
+    WHERE (seq IN (SELECT seq FROM numbered WHERE due_at IS NOT NULL)) IS NOT TRUE
+), timed AS (
+    -- Not due yet (see insert_requests).
+    INSERT INTO timer (shard_id, due_at, request_id, entity_hash)
+    SELECT shard_id, due_at, request_id, entity_hash FROM numbered
+    WHERE due_at IS NOT NULL AND (seq IN (SELECT seq FROM inserted)) IS TRUE
+    RETURNING shard_id, due_at, request_id
 ), buried AS (
     INSERT INTO dead_letter (request_id, namespace, type, entity_id, message, attempts, error_type, error, cause)
     SELECT request_id, %(namespace)b, type, entity_id, message, attempts, error_type, error, cause::jsonb
@@ -130,6 +148,14 @@ SELECT 'applied' AS kind, answered.position, NULL::bigint AS request_id, NULL::i
 FROM answered, whole WHERE whole.check = 1
 UNION ALL
 SELECT 'sent', NULL, inserted.request_id, inserted.shard_id, inserted.seq FROM inserted
+WHERE (inserted.request_id IN (SELECT request_id FROM timed)) IS NOT TRUE
+UNION ALL
+SELECT 'told', length(pg_notify(%(timers_channel)b, soon.told)::text), NULL, NULL, NULL
+FROM (
+    SELECT shard_id || ':' || (extract(epoch FROM min(due_at)) * 1000)::bigint AS told FROM timed
+    WHERE due_at < statement_timestamp() + make_interval(secs => %(told_within)b)
+    GROUP BY shard_id
+) soon
 UNION ALL
 SELECT 'conflict', known.position, known.first_request_id, NULL, NULL FROM known WHERE NOT known.same
 UNION ALL

@@ -57,7 +57,7 @@ class SentRow:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Committed, wholly. `sent` are the outgoing requests that were new, in outbox order."""
+    """Committed, wholly. `sent` are the outgoing requests that were new and are due, in outbox order."""
 
     sent: list[SentRow]
 

@@ -12,6 +12,7 @@ from psycopg import Error as PostgresError
 from psycopg.errors import DivisionByZero, UniqueViolation
 
 from entityq.address import entity_hash, signed64
+from entityq.postgres.channels import TOLD_OF_TIMERS_WITHIN, timers_channel
 from entityq.postgres.queries import load
 from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendConflict, SentRow
 
@@ -121,6 +122,10 @@ def parameters(batch: Sequence[Commit], namespace: str) -> dict[str, object]:
         "sent_key_digests": [send.key_digest for _, send in sends],
         "sent_payload_hashes": [send.payload_hash for _, send in sends],
         "sent_envelopes": [send.envelope for _, send in sends],
+        "sent_due_ats": [send.due_at for _, send in sends],
+        "sent_delays": [send.delay for _, send in sends],
+        "timers_channel": timers_channel(namespace),
+        "told_within": TOLD_OF_TIMERS_WITHIN,
         "dead_positions": [position for position, _, _ in dead],
         "dead_request_ids": [commit.request.request_id for _, commit, _ in dead],
         "dead_types": [commit.request.envelope.address.type for _, commit, _ in dead],
@@ -146,7 +151,7 @@ def read_outcomes(batch: Sequence[Commit], rows: Sequence[tuple[Any, ...]]) -> l
             conflicts[position] = request_id
         elif kind == "closed":
             closed.add(position)
-        else:
+        elif kind == "sent":
             stored[request_id] = (shard_id, seq)
     return [
         CLOSED

@@ -101,7 +101,6 @@ class Life:
         self._setbacks = Batcher[Setback, bool](
             Setbacks(session, session.epochs).flush, max_items=COMMIT_BATCH, max_size=COMMIT_BATCH
         )
-        self._timers = Timers(session, self.shards)
         self._announcer = Announcer(
             publish_replies=resources.replies.publish,
             acknowledge=self._stream_groups.acknowledge,
@@ -143,6 +142,13 @@ class Life:
         )
         self._reader = self._new_reader()
         self._catching_up = self._new_catching_up()
+        self._timers = Timers(
+            session,
+            self.shards,
+            room=self.deferrals.below_limit,
+            reserve=self.prefetch.reserved,
+            deliver=self._dispatcher.row,
+        )
         self._cancels = Cancels(
             resources.backlog,
             self.shards,
@@ -305,6 +311,7 @@ class Life:
             settings.namespace,
             self.shards,
             resources.current_facts,
+            timer_set=self._timers.heard,
             cancelled=self._cancels.heard,
         )
         # Before the first shard is taken.
@@ -389,6 +396,7 @@ class Life:
 
     def acquired(self, shard_id: int, epoch: int) -> None:
         self._owner.acquired(shard_id, epoch)
+        self._timers.look()
 
     async def release(self, shard_id: int) -> None:
         await self._owner.release(shard_id)

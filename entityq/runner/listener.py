@@ -1,6 +1,6 @@
 """Hears, by LISTEN, which shards got requests that no stream has: sends while Redis is down, and sends in
-callers' own transactions; and that the cluster's facts are others. What is missed is found by the next sweep,
-and the next time that the facts are read."""
+callers' own transactions; that timers were set which are due soon; and that the cluster's facts are others. What
+is missed is found by the next sweep, the next look at the timers, and the next time that the facts are read."""
 
 import logging
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from psycopg import Error as PostgresError
 
 from entityq.postgres.cancellation import cancels_channel
+from entityq.postgres.channels import timers_channel
 from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.facts import facts_channel
 from entityq.postgres.lease_session import LeaseSession
@@ -28,10 +29,14 @@ class Listener:
         shards: ShardTable,
         facts: CurrentFacts,
         *,
+        timer_set: Callable[[str], None],
         cancelled: Callable[[str], None],
     ) -> None:
-        """`cancelled` is called with what is told of each request that was cancelled."""
+        """`timer_set` and `cancelled` are called with what is told of each timer that is due soon, and of each request
+        that was cancelled."""
         self._session = session
+        self._timers_channel = timers_channel(namespace)
+        self._timer_set = timer_set
         self._channel = unpublished_channel(namespace)
         self._facts_channel = facts_channel(namespace)
         self._cancels_channel = cancels_channel(namespace)
@@ -43,6 +48,7 @@ class Listener:
         """Returns at once: what is heard from then on makes its shard catch up."""
         try:
             await self._session.listen(self._channel, self._heard)
+            await self._session.listen(self._timers_channel, self._timer_set)
             await self._session.listen(self._cancels_channel, self._cancelled)
             await self._session.listen(self._facts_channel, lambda _: self._facts.outdated())
             self._facts.outdated()  # they can have changed before anybody listened

@@ -1,84 +1,121 @@
-"""Fires the timers of the owned shards: what is due becomes pending, and its shard reads it."""
+"""Fires the timers of the owned shards: what is due becomes pending, and is delivered."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 
 from psycopg import Error as PostgresError
 
 from entityq.outage import Outage
+from entityq.postgres.backlog import Row
+from entityq.postgres.channels import parse_timer
 from entityq.postgres.pinned_connection import LeaseLost
-from entityq.postgres.queries import load
-from entityq.runner.committer import LeaseStatements
+from entityq.postgres.timers import PAGE, Fired, Statements, fire_timers
+from entityq.runner.intake import Verdict
+from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.shard_table import ShardTable
+from entityq.runner.timer_plan import TimerPlan
 
 log = logging.getLogger(__name__)
 
-_QUERIES = load("timers.sql")
-FIRE, NEXT = _QUERIES["fire_timers"], _QUERIES["next_timer"]
-
-# Rows of one shard in one statement; seconds between two looks at what others may have left.
-PAGE = 500
-LOOK_EVERY = 1.0
-
 
 class Timers:
-    """One loop per runner, on the session that holds the leases: who has lost them fires nothing."""
+    """One loop per runner, on the session that holds the leases: who has lost them fires nothing.
+
+    Args:
+        room: returns when more requests may be left in the outbox.
+        reserve: waits until the mailboxes have room, and keeps it for at most so many rows that are read now.
+        deliver: what to do with a row that the intake lets through.
+    """
 
     def __init__(
         self,
-        session: LeaseStatements,
+        session: Statements,
         shards: ShardTable,
         *,
+        room: Callable[[], Awaitable[None]],
+        reserve: Callable[[int], AbstractAsyncContextManager[int]],
+        deliver: Callable[[OwnedShard, Row], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
         self._shards = shards
+        self._room = room
+        self._reserve = reserve
+        self._deliver = deliver
         self._clock = clock
-        self._next = 0.0
+        self._plan = TimerPlan()
         self._sooner = asyncio.Event()
         self._outage = Outage("timers.failed", "timers.work_again", "what is due waits")
 
+    # ----- what is told
+
     def due_in(self, seconds: float) -> None:
         """A timer of an owned shard was set."""
-        due = self._clock() + seconds
-        if due < self._next:
-            self._next = due
+        self._plan.look_by(self._clock() + seconds)
+        self._sooner.set()
+
+    def look(self) -> None:
+        """Shards were acquired."""
+        self.due_in(0)
+
+    def heard(self, payload: str) -> None:
+        """Somebody has set a timer, perhaps of an owned shard."""
+        try:
+            shard_id, due = parse_timer(payload)
+        except ValueError:
+            log.warning("timers.ignored a notification that is not ours")
+            return
+        if shard_id in self._shards:
+            self._plan.heard(due)
             self._sooner.set()
+
+    # ----- the loop
 
     async def run(self) -> None:
         """Returns when the leases are lost."""
         with suppress(LeaseLost):
             while True:
-                await self._until_due()
-                try:
-                    await self._fire()
-                except PostgresError as error:
-                    self._outage.failed(error)
-                else:
-                    self._outage.worked()
+                await self._until_next_look()
+                await self._look()
 
-    async def _until_due(self) -> None:
-        while (left := self._next - self._clock()) > 0:
+    async def _until_next_look(self) -> None:
+        while (left := self._plan.next_look - self._clock()) > 0:
             self._sooner.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._sooner.wait()
 
-    async def _fire(self) -> None:
-        self._next = self._clock() + LOOK_EVERY
-        owned = {each.shard_id: each for each in self._shards}
-        if not owned:
-            return
-        rows = await self._session.execute(FIRE, {"shard_ids": list(owned), "page": PAGE})
-        self._tell([shard_id for (shard_id,) in rows])
-        for (seconds,) in await self._session.execute(NEXT, {"shard_ids": list(owned)}):
-            self.due_in(max(0.0, seconds))
+    async def _look(self) -> None:
+        await self._room()
+        async with self._reserve(PAGE) as places:
+            owned = {each.shard_id: each for each in self._shards}
+            for each in owned.values():
+                each.intake.begin_read()
+            self._plan.begin()
+            began = self._clock()
+            try:
+                fired = await fire_timers(self._session, list(owned), places)
+                self._take(owned, fired)
+            except PostgresError as error:
+                self._outage.failed(error)
+                self._plan.failed(self._clock())
+            else:
+                self._outage.worked()
+                self._plan.looked(began, self._clock(), fired)
+            finally:
+                for each in owned.values():
+                    each.intake.end_read()
 
-    def _tell(self, shard_ids: Collection[int]) -> None:
-        for shard_id in shard_ids:
-            owned = self._shards.get(shard_id)
-            if owned is not None:
-                owned.must_catch_up()
+    def _take(self, asked: dict[int, OwnedShard], fired: Fired) -> None:
+        """At once, also while a shard catches up: an eta is no place in the order. What is not delivered here is
+        pending, and its shard's next owner reads it."""
+        for shard_id, rows in fired.rows.items():
+            owned = asked[shard_id]
+            for row in rows:
+                if not self._shards.owns(owned):
+                    break
+                if owned.intake.take_row(row.request_id, row.seq) is Verdict.DELIVER:
+                    self._deliver(owned, row)

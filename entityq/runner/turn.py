@@ -23,6 +23,7 @@ from entityq.replies import defect_reply, failure_reply, success_reply
 from entityq.reply import Reply
 from entityq.runner.defect import Defect, is_lasting
 from entityq.runner.request import Request
+from entityq.runner.time_limit import limited, limited_thread
 from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
 from entityq.serializer import Serializer
 
@@ -68,6 +69,13 @@ def interrupted(request: Request, limits: TurnLimits) -> Reply:
     return defect_reply(request.request_id, Interrupted, text, limits.reply)
 
 
+def expired(request: Request, limits: TurnLimits) -> Reply:
+    """Of a request whose turn comes too late."""
+    envelope = request.envelope
+    text = f"{envelope.message} to {envelope.address} has expired: it was not started in time"
+    return defect_reply(request.request_id, Interrupted, text, limits.reply)
+
+
 @contextmanager
 def interruptible(request: Request, message: MessageDefinition) -> Generator[None]:
     """While its handler runs in it, a cancel of the request is a cancellation of the running task.
@@ -101,17 +109,22 @@ def decode_arguments(
 
 
 async def invoke(
-    instance: Instance, message: MessageDefinition, arguments: Mapping[str, object], threads: Executor
+    request: Request,
+    instance: Instance,
+    message: MessageDefinition,
+    arguments: Mapping[str, object],
+    threads: Executor,
 ) -> object:
     """Run the handler: on the loop when it is async, otherwise in a thread with the same context.
 
-    Raises what the handler raises.
+    Raises what the handler raises, and TimeLimitExceeded.
     """
     if message.is_async:
-        return await message.handler(instance, **arguments)
+        return await limited(message.handler(instance, **arguments), message.time_limit)
     call = functools.partial(message.handler, instance, **arguments)
     context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(threads, context.run, call)
+    running = asyncio.get_running_loop().run_in_executor(threads, context.run, call)
+    return await limited_thread(running, message.time_limit, request)
 
 
 async def perform(
@@ -144,7 +157,7 @@ async def _handled(
 ) -> Reply | Defect:
     try:
         with interruptible(request, message):
-            value = await invoke(instance, message, arguments, threads)
+            value = await invoke(request, instance, message, arguments, threads)
         return success_reply(request.request_id, value, message, limits.reply)
     except Failure as failure:
         return _failed(request, failure, limits)

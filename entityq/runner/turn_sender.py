@@ -1,6 +1,7 @@
 """The Sender of the code that runs in a turn: what it sends is part of the turn."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -12,7 +13,7 @@ from entityq.broadcast import Broadcast
 from entityq.call import Call, task_address
 from entityq.cancel_outcome import CancelOutcome
 from entityq.context import TurnContext
-from entityq.errors import EntityQError, PayloadTooLarge, PrimaryKeyConflict
+from entityq.errors import Accepted, EntityQError, PayloadTooLarge, PrimaryKeyConflict, SendTimeout
 from entityq.ports import BatchOutcome, Sender
 from entityq.postgres.outbox import NewRequest
 from entityq.receipt import Receipt
@@ -55,6 +56,7 @@ class TurnSender:
         self._waiting = waiting
         self._loop = asyncio.get_running_loop()
         self._asks = 0
+        self._ask_until: float | None = None
         self._ended = False
 
     def context(self, epoch: int, version: int) -> TurnContext:
@@ -68,6 +70,14 @@ class TurnSender:
             deadline=None if deadline is None else datetime.fromtimestamp(deadline / 1000, UTC),
             fencing_token=(epoch, version),
         )
+
+    def begin(self, time_limit: float | None) -> None:
+        """The handler is to start. What it asks has no more time than it has itself: until nobody waits for its
+        reply, and within its time limit (seconds). Where nobody waits already, it has all the time."""
+        deadline = self._request.envelope.deadline_ms
+        waits = None if deadline is None else deadline / 1000 - time.time()
+        left = [seconds for seconds in (time_limit, waits) if seconds is not None and seconds > 0]
+        self._ask_until = self._loop.time() + min(left) if left else None
 
     def end(self) -> None:
         """The handler has returned: nothing can be added to the turn any more."""
@@ -105,6 +115,7 @@ class TurnSender:
     async def ask(self, call: Call) -> Any:
         """Committed at once. A repeat of the turn joins the same ask, whatever its payload."""
         self._require_running()
+        timeout = self._ask_timeout(call)
         chain = self._chain()
         if str(call.address) in chain:
             raise EntityQError(
@@ -113,7 +124,6 @@ class TurnSender:
             )
         self._asks += 1
         headers = {**call.headers, CHAIN_HEADER: "\n".join(chain)}
-        timeout = DEFAULT_ASK_TIMEOUT if call.timeout is None else call.timeout
         asked = replace(call, headers=headers, timeout=timeout)
         if call.message.persisted and self._request.envelope.persisted and call.primary_key is None:
             key = f"$turn:{self._request.request_id}:{self._asks}"
@@ -162,6 +172,20 @@ class TurnSender:
         self.sent.append(request)
         if request.key_digest is not None:
             self._by_key[request.key_digest] = request
+
+    def _ask_timeout(self, call: Call) -> float:
+        """In seconds. Raises SendTimeout when the turn's own time is over."""
+        timeout = DEFAULT_ASK_TIMEOUT if call.timeout is None else call.timeout
+        if self._ask_until is None:
+            return timeout
+        left = self._ask_until - self._loop.time()
+        if left <= 0:
+            raise SendTimeout(
+                f"{call.address} was not asked {call.message.name}: the time of the turn of request "
+                f"{self._request.request_id} is over",
+                accepted=Accepted.NO,
+            )
+        return min(timeout, left)
 
     def _chain(self) -> list[str]:
         envelope = self._request.envelope

@@ -31,7 +31,7 @@ from entityq.runner.defect import Defect, next_attempt
 from entityq.runner.request import Request
 from entityq.runner.setbacks import Setback
 from entityq.runner.transactions import HandlerTransaction
-from entityq.runner.turn import TurnLimits, handler_defect, interrupted, perform
+from entityq.runner.turn import TurnLimits, expired, handler_defect, interrupted, perform
 from entityq.runner.turn_sender import TurnSender
 from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
 from entityq.schema import NewerState
@@ -89,6 +89,7 @@ class Turns:
         set_back: puts a failed attempt on record; whether the request is still there to be tried again.
         applied: called after a commit, with the outgoing requests that are to be published.
         answer: called with the reply of a volatile request.
+        clock: unix time in seconds: what requests expire by.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Turns:
         threads: Executor,
         serializer: Serializer,
         limits: TurnLimits,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._states = states
         self._sender_of = sender_of
@@ -115,6 +117,7 @@ class Turns:
         self._threads = threads
         self._serializer = serializer
         self._limits = limits
+        self._clock = clock
 
     async def take(self, activation: Activation, request: Request, message: MessageDefinition) -> None:
         """One turn, to its end.
@@ -122,6 +125,9 @@ class Turns:
         Raises TurnDropped when it was not applied, TurnSetBack when the request is to be tried again later,
         NewerState when this code is too old for the stored state.
         """
+        if request.envelope.expired(self._clock()):
+            await self._expired(activation, request)
+            return
         if message.name == FORGET:
             await self._forget(activation, request, message)
             return
@@ -136,6 +142,13 @@ class Turns:
                 await self._ordered(attempt, transaction)
             finally:
                 await transaction.end()
+
+    async def _expired(self, activation: Activation, request: Request) -> None:
+        reply = expired(request, self._limits)
+        if request.envelope.persisted:
+            await self._finish(activation, Commit(activation.tenure, request, reply, reply.encode()))
+        else:
+            self._answer(request, reply)
 
     # ----- the three kinds of turns
 
@@ -236,6 +249,7 @@ class Turns:
         if transaction is not None and attempt.message.transactional:
             await transaction.begin_for(is_async=attempt.message.is_async)
             _require_applicable(transaction)
+        sender.begin(attempt.message.time_limit)
         context = sender.context(activation.tenure.epoch, activation.version)
         token = current_turn.set(Turn(replace(context, own_transaction=transaction), sender))
         try:

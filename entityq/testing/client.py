@@ -75,8 +75,17 @@ class InProcessClient(Generic[E]):
         """A message of a class, as in `client.message(Account.read).broadcast()`, sent through this client."""
         return message.at_home(self)
 
+    async def advance(self, seconds: float) -> None:
+        """The test client's clock goes forward so many seconds: requests with an `eta` or a `delay` are delivered
+        that are due then, and those that expire by then are not started any more."""
+        await self.sender().advance(seconds)
+
+    def advance_blocking(self, seconds: float) -> None:
+        """The same in sync code."""
+        self.sender().advance_blocking(seconds)
+
     async def settle(self) -> None:
-        """Waits until every request is answered, those that turns have sent too. Raises SendTimeout."""
+        """Waits until every request is answered that is due, those that turns have sent too. Raises SendTimeout."""
         await self.sender().settle()
 
     def settle_blocking(self) -> None:

@@ -54,6 +54,7 @@ from entityq.snowflake import Snowflakes, client_machine
 from entityq.status import EntityStatus
 from entityq.testing.memory_outbox import SHARD, MemoryOutbox
 from entityq.testing.no_transaction import NoTransaction
+from entityq.testing.waiting import Waiting
 
 TENURE = Tenure(incarnation=1, shard_id=SHARD, epoch=1)
 
@@ -71,6 +72,7 @@ class InProcess:
         self._envelopes = Limits(max_bytes=settings.max_payload + 65_536)
         self._limits = TurnLimits(Limits(settings.max_reply), Limits(settings.max_state))
         self._outbox = MemoryOutbox()
+        self._waiting = Waiting()
         self._replies: dict[int, asyncio.Future[bytes]] = {}
         self._residents = Residents(settings.max_resident)
         self._passivation = Passivation(self._residents, self, ended=lambda: None)
@@ -86,6 +88,7 @@ class InProcess:
             threads=self._threads,
             serializer=home.serializer,
             limits=self._limits,
+            clock=self._waiting.now,
         )
         self._loop = asyncio.get_running_loop()
         self._home_loop = HomeLoop()
@@ -167,6 +170,12 @@ class InProcess:
         if reply.done():
             ended = decode_reply(request_id, reply.result()).outcome
             return CancelOutcome.CANCELLED if ended is Outcome.INTERRUPTED else CancelOutcome.ANSWERED
+        request = self._waiting.take_out(request_id)
+        if request is not None:
+            await self._answer_cancelled(
+                Request(decode_envelope(request.envelope, self._envelopes), SHARD, 0, None)
+            )
+            return CancelOutcome.CANCELLED
         for activation in self._residents:
             waiting = activation.take_out(request_id)
             if waiting is not None:
@@ -184,8 +193,19 @@ class InProcess:
 
     # ----- for tests
 
+    async def advance(self, seconds: float) -> None:
+        """The clock goes forward, and requests that are due by then are delivered."""
+        await self._home_loop.run(partial(self._advance, seconds))
+
+    def advance_blocking(self, seconds: float) -> None:
+        self._home_loop.run_blocking(partial(self._advance, seconds), GRACE)
+
+    async def _advance(self, seconds: float) -> None:
+        for request, seq in self._waiting.advance(seconds):
+            self._deliver(request.envelope, seq)
+
     async def settle(self) -> None:
-        """Waits until every request is answered. Raises SendTimeout after the setting ask_timeout."""
+        """Waits until every request that is due is answered. Raises SendTimeout after the setting ask_timeout."""
         await self._home_loop.run(self._settle)
 
     def settle_blocking(self) -> None:
@@ -194,10 +214,18 @@ class InProcess:
     async def _settle(self) -> None:
         limit = self._settings.ask_timeout
         deadline = self._loop.time() + limit
-        while waiting := {reply for reply in self._replies.values() if not reply.done()}:
+        while waiting := self._unanswered():
             done = await self._first_done(waiting, deadline - self._loop.time())
             if not done:
                 raise SendTimeout(f"{len(waiting)} requests are not answered within {limit:g} s")
+
+    def _unanswered(self) -> set[asyncio.Future[bytes]]:
+        later = self._waiting.request_ids
+        return {
+            reply
+            for request_id, reply in self._replies.items()
+            if not reply.done() and request_id not in later
+        }
 
     # ----- from the call to the mailbox
 
@@ -247,14 +275,19 @@ class InProcess:
             return request.request_id, False
         acceptance = self._outbox.insert(Send(call, request, self._loop.time()))
         if acceptance.stored is not None:
-            self._deliver(request.envelope, acceptance.stored.seq)
+            self._arrive(request, acceptance.stored.seq)
         return acceptance.request_id, acceptance.duplicate
+
+    def _arrive(self, request: NewRequest, seq: int) -> None:
+        self._replies[request.request_id] = self._loop.create_future()
+        if not self._waiting.takes(request, seq):
+            self._deliver(request.envelope, seq)
 
     def _deliver(self, encoded: bytes, seq: int) -> None:
         envelope = decode_envelope(encoded, self._envelopes)
         definition = self._definitions[envelope.address.type]
         request = Request(envelope, SHARD, seq, None)
-        self._replies[envelope.request_id] = self._loop.create_future()
+        self._replies.setdefault(envelope.request_id, self._loop.create_future())
         activation = self._residents.get(SHARD, envelope.address)
         if activation is None:
             activation = Activation(definition, envelope.address, TENURE, self)
@@ -324,7 +357,7 @@ class InProcess:
 
     def _applied(self, commit: Commit, applied: Applied) -> None:
         for row in applied.sent:
-            self._deliver(row.request.envelope, row.seq)
+            self._arrive(row.request, row.seq)
         self._replies[commit.request.request_id].set_result(commit.encoded_reply)
 
     def _answer(self, request: Request, reply: Reply) -> None:

@@ -88,6 +88,20 @@ def test_without_wait_the_request_id_alone(entityq: CommandLine) -> None:
     }
 
 
+def test_later(entityq: CommandLine) -> None:
+    """It is accepted at once, and runs when its time has come: here, after the one that was sent later."""
+    start_worker(entityq)
+    later = send(entityq, "Account/a", "deposit", "-k", DEPOSIT, "--delay", "3", "-j")
+    far = send(entityq, "Account/b", "deposit", "-k", DEPOSIT, "--eta", "2090-01-31T09:00+02:00", "-j")
+    now = send(entityq, "Account/a", "deposit", "-k", '{"amount": 1, "reference": "n"}', "--wait")
+
+    result = entityq.run("result", later.json()["request_id"], "--timeout", "20", "-j").json()
+    assert (now.stdout, result["reply"]) == ("1\n", 6)
+    found = entityq.run("inspect", "entity", "Account/b", "-j").json()
+    assert [timer["request_id"] for timer in found["timers"]] == [far.json()["request_id"]]
+    assert found["timers"][0]["due_at"] == "2090-01-31T07:00:00.000Z"
+
+
 def test_options_come_from_variables(entityq: CommandLine) -> None:
     start_worker(entityq)
     env = {"ENTITYQ_APP": BANK, "ENTITYQ_KWARGS": DEPOSIT, "ENTITYQ_WAIT": "1", "ENTITYQ_JSON": "1"}
@@ -145,6 +159,16 @@ def test_an_unreachable_server_is_one_sentence_without_the_password(entityq: Com
         (
             ("Account/a", "deposit", "-k", DEPOSIT, "--primary-key", "k"),
             "Account.deposit takes its primary key from the parameter reference",
+        ),
+        (("add", "-a", "[1, 2]", "--eta", "soon"), "--eta is not a time in ISO 8601: soon."),
+        (
+            ("add", "-a", "[1, 2]", "--eta", "2030-01-31T09:00"),
+            "--eta has no time zone: 2030-01-31T09:00:00. Add one, as in 2030-01-31T09:00Z",
+        ),
+        (("add", "-a", "[1, 2]", "--delay", "-1"), "--delay must be from 0 seconds to 100 years, not -1.0."),
+        (
+            ("add", "-a", "[1, 2]", "--delay", "1", "--eta", "2030-01-31T09:00Z"),
+            "--eta and --delay are both given: a request has one time.",
         ),
     ],
 )

@@ -33,6 +33,7 @@ class Rows:
     sent: int = 0
 
     async def send(self, names: Sequence[str], *, answered: bool) -> None:
+        """Every second one of those that are not answered waits for its time, some of them for ever."""
         requests = [
             NewRequest(
                 self._next(), Address(type_, name), "m", f"{type_} {name} {self.sent}".encode(), b"h", b"e"
@@ -41,8 +42,16 @@ class Rows:
             for type_ in TYPES
         ]
         await insert_requests(self.connection, self.namespace, requests)
+        ids = [request.request_id for request in requests]
+        if not answered:
+            await self.connection.execute(
+                b"WITH later AS (DELETE FROM pending WHERE request_id = ANY (%s) AND request_id %% 2 = 0 RETURNING *)"
+                b" INSERT INTO timer (shard_id, due_at, request_id, entity_hash) SELECT shard_id, CASE"
+                b" WHEN request_id %% 3 = 0 THEN 'infinity' ELSE now() + interval '1 day' END, request_id, entity_hash"
+                b" FROM later",
+                [ids],
+            )
         if answered:
-            ids = [request.request_id for request in requests]
             await self.connection.execute(b"DELETE FROM pending WHERE request_id = ANY (%s)", [ids])
             await self.connection.execute(
                 b"UPDATE outbox SET reply = 'r' || request_id::text::bytea WHERE request_id = ANY (%s)", [ids]
@@ -63,6 +72,7 @@ class Rows:
         queries = (
             b"SELECT request_id, seq, entity_hash, type, entity_id, key_digest, reply FROM outbox ORDER BY 1",
             b"SELECT request_id, seq, entity_hash FROM pending ORDER BY seq",
+            b"SELECT request_id, due_at::text, entity_hash FROM timer ORDER BY 1",
             b"SELECT type, entity_id, version, epoch, state FROM entity ORDER BY 1, 2",
         )
         return [await (await self.connection.execute(query)).fetchall() for query in queries]
@@ -73,6 +83,7 @@ class Rows:
         for query in (
             b"SELECT shard_id, type, entity_id FROM outbox",
             b"SELECT p.shard_id, o.type, o.entity_id FROM pending p JOIN outbox o USING (request_id)",
+            b"SELECT t.shard_id, o.type, o.entity_id FROM timer t JOIN outbox o USING (request_id)",
             b"SELECT shard_id, type, entity_id FROM entity",
         ):
             for shard_id, type_, entity_id in await (await self.connection.execute(query)).fetchall():

@@ -180,7 +180,8 @@ SAFEGUARDS = (
             Edit(
                 "entityq/client/settlement.py",
                 "        if send.lost and _is_same(request, same_id):\n"
-                "            return Acceptance(request.request_id, Stored(same_id.shard_id, same_id.seq))\n",
+                "            stored = Stored(same_id.shard_id, same_id.seq, timed=request.waits)\n"
+                "            return Acceptance(request.request_id, stored)\n",
             ),
         ),
         (INSERTER + "test_a_lost_answer_is_asked_for_again_with_the_same_ids",),

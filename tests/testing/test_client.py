@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -11,6 +12,7 @@ from entityq import (
     Entity,
     EntityQ,
     EntityQError,
+    Interrupted,
     PrimaryKeyConflict,
     RunnerNotRegistered,
     SendTimeout,
@@ -46,6 +48,10 @@ class Clerk(Entity):
     async def tell(self, line: str, times: int = 1) -> None:
         for _ in range(times):
             await Ledger.at("l").record.send(line)
+
+    @message
+    async def tell_later(self, line: str, seconds: float) -> None:
+        await Ledger.at("l").record.options(delay=seconds).send(line)
 
     @message
     async def pass_on(self, line: str, others: int) -> None:
@@ -183,6 +189,42 @@ def test_a_broadcast_from_sync_code() -> None:
         assert client.message(Bell.ring).broadcast_blocking("noon").activations == 1
         client.settle_blocking()
     assert Bell.heard == ["a noon"]
+
+
+async def test_time_passes_when_a_test_says_so() -> None:
+    async with testing.client(Clerk, Ledger) as client:
+        ledger = client.at("l", Ledger)
+        late = await ledger.record.options(delay=60).send("late")
+        await ledger.record.options(eta=datetime.now(UTC) + timedelta(seconds=30)).send("early")
+        await ledger.record.options(delay=60).send("late, too")
+        await client.at("c").tell_later("by a turn", 60)
+        await client.settle()
+        assert await ledger.read() == []
+        await client.advance(59)
+        await client.settle()
+        assert await ledger.read() == ["early"]
+        await client.advance(1)
+        await client.settle()
+        assert await ledger.read() == ["early", "late", "late, too", "by a turn"]
+        assert await late == 2
+
+
+async def test_what_expires_in_a_test() -> None:
+    async with testing.client(Ledger) as client:
+        record = client.at("l").record.options(delay=60)
+        never = await record.options(expires=59).send("never")
+        in_time = await record.options(expires=3600).send("in time")
+        await client.advance(60)
+        with pytest.raises(Interrupted, match="has expired"):
+            await never
+        assert await in_time == 1
+
+
+def test_time_passes_in_sync_code() -> None:
+    with testing.client(Ledger) as client:
+        receipt = client.at("l").record.options(delay=60).delay("late")
+        client.advance_blocking(60)
+        assert receipt.get() == 1
 
 
 async def test_idle_entities_leave_memory() -> None:

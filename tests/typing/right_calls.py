@@ -1,7 +1,7 @@
 """Calls that mypy and pyright must accept, with exactly these types. Checked, never run."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self, assert_type
 
 from psycopg import AsyncConnection, Connection
@@ -163,6 +163,9 @@ async def options() -> None:
     assert_type(await withdraw.options(timeout=1).send(10), Receipt[int])
     assert_type(withdraw.delay(10), Receipt[int])
     assert_type(withdraw.call(10), int)
+    later = withdraw.options(delay=timedelta(minutes=1), expires=90)
+    assert_type(await later.send(10), Receipt[int])
+    assert_type(await add.options(eta=datetime.now(UTC)).send(2, 3), Receipt[int])
 
 
 async def broadcasts() -> None:
