@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from entityq import EntityDefect, EntityQ, message
+from entityq import EntityDefect, EntityQ, RetryPolicy, message
 from tests.support.live import LiveCluster
 from tests.support.stage import Actor
 
@@ -152,6 +152,7 @@ async def test_who_forgets_an_entity_forgets_its_dead_letters(cluster: LiveClust
 async def test_from_sync_code(cluster: LiveCluster) -> None:
     app, ledger = await opened(cluster)
     request_id = await given_up(ledger, "x")
+    Ledger.broken = False
 
     def handle() -> None:
         assert [letter.request_id for letter in app.dead_letters.list_blocking()] == [request_id]
@@ -160,3 +161,16 @@ async def test_from_sync_code(cluster: LiveCluster) -> None:
         assert app.dead_letters.discard_blocking(request_id).done == ()
 
     await asyncio.to_thread(handle)
+
+
+async def test_an_owner_that_remembers_the_answer_runs_it_again_all_the_same(cluster: LiveCluster) -> None:
+    """What came from the outbox is remembered for a while, so that a late read does not bring it again."""
+    app = cluster.app()
+    twice = RetryPolicy(initial=0.01, factor=1.0, maximum=0.01, attempts=2)
+    ledger = cluster.actor(app, Ledger, retry=twice).at("a")
+    await cluster.start(app)
+    request_id = await given_up(ledger, "x")
+    Ledger.broken = False
+    await app.dead_letters.requeue(request_id)
+    assert await ledger.enter("x") == ["x"]
+    assert cluster.stage.journal == ["enter x 1", "enter x 2", "enter x 1"]
