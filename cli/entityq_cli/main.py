@@ -12,6 +12,7 @@ _COMMANDS = (
     LazyCommand("worker", "entityq_cli.worker", "Start runners, and keep them running."),
     LazyCommand("send", "entityq_cli.send", "Send a message to an entity, or run a task."),
     LazyCommand("result", "entityq_cli.result", "Show the reply of a request."),
+    LazyCommand("cancel", "entityq_cli.cancel", "Cancel a request: it is not run, or is interrupted."),
     LazyCommand("requeue", "entityq_cli.requeue", "Run requests again that were given up."),
     LazyCommand("dead-letters", "entityq_cli.dead_letters", "Show and handle requests that were given up."),
     LazyCommand("status", "entityq_cli.status", "Show runners, shards and pending requests."),

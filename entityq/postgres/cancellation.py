@@ -1,8 +1,11 @@
 """Cancelling a request in the database: it is marked for its owner, or, where nobody runs it, answered at once."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+from psycopg.errors import LockNotAvailable
 
 from entityq.address import Address
 from entityq.cancel_outcome import CancelOutcome
@@ -32,27 +35,35 @@ class _Found:
 async def cancel_request(connection: Connection, namespace: str, request_id: int) -> CancelOutcome:
     """Done again, it does no harm.
 
-    Raises EntityQError for a request that the namespace does not have, PersistenceError for one that a reshard is
-    moving, psycopg.Error.
+    Raises EntityQError for a request that the namespace does not have, PersistenceError for one that somebody else
+    holds, psycopg.Error.
     """
     for _ in range(_TRIES):
-        found = await _request_cancel(connection, namespace, request_id)
-        if found is None:
-            raise EntityQError(
-                f"There is no request {request_id} in the namespace {namespace}, or it is no longer kept"
-            )
-        if found.reply is not None:
-            return _answered(request_id, found.reply)
-        if found.marked:
-            return CancelOutcome.REQUESTED
-        if await _answer_timed(connection, request_id, found):
-            return CancelOutcome.CANCELLED
+        with suppress(LockNotAvailable):
+            outcome = await _try(connection, namespace, request_id)
+            if outcome is not None:
+                return outcome
     raise PersistenceError(
-        f"Request {request_id} was not cancelled: it is being moved, as by `entityq reshard`",
+        f"Request {request_id} was not cancelled: somebody else holds it, as `entityq reshard` does",
         accepted=Accepted.YES,
         request_id=request_id,
         advice="Try again.",
     )
+
+
+async def _try(connection: Connection, namespace: str, request_id: int) -> CancelOutcome | None:
+    """None when it has gone on meanwhile."""
+    found = await _request_cancel(connection, namespace, request_id)
+    if found is None:
+        raise EntityQError(
+            f"There is no request {request_id} in the namespace {namespace}, or it is no longer kept"
+        )
+    if found.reply is not None:
+        return _answered(request_id, found.reply)
+    if found.marked:
+        return CancelOutcome.REQUESTED
+    answered = await _answer_timed(connection, request_id, found)
+    return CancelOutcome.CANCELLED if answered else None
 
 
 async def _request_cancel(connection: Connection, namespace: str, request_id: int) -> _Found | None:

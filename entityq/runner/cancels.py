@@ -108,7 +108,10 @@ class Cancels:
         waiting = None if activation is None else self._activations.take_out(activation, row.request_id)
         if waiting is not None:
             self._answers.cancelled(owned, waiting)
-        elif owned.intake.take_row(row.request_id, row.seq) is Verdict.DELIVER:
+        elif (
+            owned.intake.take_row(row.request_id, row.seq) is Verdict.DELIVER or row.address in owned.blocked
+        ):
+            # To be answered, it need not be known to this code.
             self._deliver(owned, row)
         # What is behind it in a backoff has nothing to wait for any more.
         self._deferrals.end_backoff(owned.shard_id, row.address)

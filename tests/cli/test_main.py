@@ -11,7 +11,20 @@ from entityq_cli.main import cli
 from entityq.config import COMMAND_VARIABLES, PREFIX, declared_settings
 from tests.support.processes import CommandLine
 
-COMMANDS = ("worker", "send", "result", "status", "migrate", "reshard", "health", "dev")
+COMMANDS = (
+    "worker",
+    "send",
+    "result",
+    "cancel",
+    "requeue",
+    "dead-letters",
+    "status",
+    "inspect",
+    "migrate",
+    "reshard",
+    "health",
+    "dev",
+)
 
 
 def imported_by(offline: CommandLine, module: str) -> set[str]:
@@ -25,7 +38,7 @@ def test_help_names_every_command_and_no_hidden_one(offline: CommandLine) -> Non
     finished = offline.run("--help")
 
     assert finished.code == 0
-    assert re.findall(r"^  (\w+) {2,}", finished.stdout, re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^  ([\w-]+) {2,}", finished.stdout, re.MULTILINE) == list(COMMANDS)
 
 
 def test_an_unknown_command_is_a_usage_error(offline: CommandLine) -> None:
