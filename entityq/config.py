@@ -44,6 +44,10 @@ COMMAND_VARIABLES = (
     "RESHARD_WAIT",
     "BATCH",
     "STATUS",
+    "SINCE",
+    "ERROR",
+    "MOST",
+    "ALL",
 )
 
 _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_.-]{0,62}"
