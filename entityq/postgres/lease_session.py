@@ -43,7 +43,7 @@ RUNNER_NUMBERS = 512
 _GHOST_WAIT = 1.0
 
 # And how long a transactional turn of a shard's last owner may stand still at its commit.
-_OVERDUE_TURN = 0.1
+OVERDUE_TURN = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +293,7 @@ class LeaseSession:
     async def _end_overdue_turns(self, shard_ids: Sequence[int]) -> None:
         """Those that hold the rows of these shards; the next try finds them free."""
         cluster = unsigned(runner_class(self._schema, self._namespace))
-        parameters = {"shard_ids": list(shard_ids), "cluster": cluster, "overdue": _OVERDUE_TURN}
+        parameters = {"shard_ids": list(shard_ids), "cluster": cluster, "overdue": OVERDUE_TURN}
         try:
             rows = await self.execute(_QUERIES["end_overdue_turns"], parameters)
         except Error as error:
@@ -306,7 +306,7 @@ class LeaseSession:
                 self.incarnation,
                 shard_id,
                 pid,
-                _OVERDUE_TURN,
+                OVERDUE_TURN,
             )
 
     async def _unlock(self, shard_ids: Sequence[int], *, strict: bool = True) -> None:

@@ -110,13 +110,12 @@ FROM locked LEFT JOIN taken ON taken.shard_id = locked.shard_id
 WHERE locked.mine
 
 -- name: end_overdue_turns
--- Of shards whose lock is ours and whose row was locked: by a transactional turn of the last owner, which is at its
--- commit, on a connection of its own. That takes milliseconds, unless its process is frozen.
+-- Of shards whose lock is ours and whose row was locked: by a transactional turn of an owner before us, which is at
+-- its commit, on a connection of its own. That takes milliseconds, unless its process is frozen.
 SELECT w.shard_id, a.pid, pg_terminate_backend(a.pid)
 FROM unnest(%(shard_ids)b::integer[]) AS w (shard_id)
-JOIN shard s ON s.shard_id = w.shard_id
 JOIN pg_stat_activity a
-    ON a.application_name = format('entityq:%%s commit %%s %%s', s.incarnation, %(cluster)b::bigint, s.shard_id)
+    ON a.application_name LIKE 'entityq:%% commit ' || %(cluster)b::bigint || ' ' || w.shard_id
 WHERE a.datname = current_database()
   AND a.state_change < clock_timestamp() - make_interval(secs => %(overdue)b)
 

@@ -206,12 +206,15 @@ class Fence:
         parameters = {"shard_id": shard_id, "epoch": epoch, "idle": IDLE_IN_TRANSACTION}
         return _transaction(await connection.execute(self._qualified("begin_turn"), parameters))
 
+    async def end_handler(self, connection: TurnConnection) -> None:
+        """Raises psycopg.Error for what is the handler's."""
+        await connection.execute(_SQL["end_handler"])
+
     async def hold(self, connection: TurnConnection, shard_id: int, epoch: int) -> str | None:
-        """Ends the handler's part: from now on nobody gets the shard before the transaction has ended.
+        """From now on nobody gets the shard before the transaction has ended.
 
         The transaction's id, or None when the epoch is over. Raises psycopg.Error.
         """
-        await connection.execute(_SQL["end_handler"])
         settings = session_settings(self.schema)
         parameters = {
             "shard_id": shard_id,

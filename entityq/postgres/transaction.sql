@@ -10,8 +10,8 @@ WHERE shard_id = %(shard_id)b AND epoch = %(epoch)b
 
 -- name: end_handler
 -- What the handler has put off fails here, in its own search_path, and not at the commit; and the next statements
--- run as the role that entityq's tables are for.
-SET CONSTRAINTS ALL IMMEDIATE; RESET ROLE
+-- run as the role that entityq's tables are for, and do not wait for ever.
+SET CONSTRAINTS ALL IMMEDIATE; RESET ROLE; SET LOCAL lock_timeout TO '5s'
 
 -- name: hold_shard
 -- Before anything of entityq's is written, so that whoever takes the shard over, which changes its row, waits for

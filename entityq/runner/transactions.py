@@ -8,7 +8,7 @@ Whatever does not get as far as the commit is rolled back, with the handler's SQ
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from psycopg import AsyncConnection, Connection, Error
 from psycopg.pq import TransactionStatus
@@ -29,6 +29,7 @@ from entityq.reply import Outcome, Reply
 from entityq.runner.commit import Applied, Commit, Committed, NotApplied, Tenure
 from entityq.runner.committer import COMMIT_TURNS, parameters, read_outcomes
 from entityq.runner.defect import Defect
+from entityq.runner.misuse import ENDED, WRONG, of_the_other_kind
 from entityq.runner.request import Request
 from entityq.runner.turn import TurnLimits, handler_defect
 
@@ -164,14 +165,14 @@ class TurnTransaction:
         begun = self._begun()
         if isinstance(begun, AsyncTurnConnection):
             return begun.connection
-        raise _of_the_other_kind("self.context.blocking_connection")
+        raise of_the_other_kind("self.context.blocking_connection")
 
     @property
     def blocking_connection(self) -> Connection[TupleRow]:
         begun = self._begun()
         if isinstance(begun, BlockingTurnConnection):
             return begun.connection
-        raise _of_the_other_kind("self.context.connection")
+        raise of_the_other_kind("self.context.connection")
 
     async def begin(self) -> AsyncConnection[TupleRow]:
         if asyncio.get_running_loop() is not self._loop:
@@ -210,7 +211,8 @@ class TurnTransaction:
                 await self._hold(self._connection)
                 return result
         except (EntityQError, Error) as error:
-            result = handler_defect(self._request, error, limits)
+            if self.refusal is None:
+                result = handler_defect(self._request, error, limits)
         await self.roll_back()
         return result
 
@@ -313,17 +315,22 @@ class TurnTransaction:
 
     async def _hold(self, connection: AnyTurnConnection) -> None:
         """Raises EntityQError where the handler has not left the transaction as it should, psycopg.Error."""
-        wrong = _WRONG.get(TransactionStatus(connection.pgconn.transaction_status))
+        wrong = WRONG.get(TransactionStatus(connection.pgconn.transaction_status))
         if wrong is not None:
             raise wrong.error()
         tenure, fence = self._tenure, self._transactions.fence
         if not self._transactions.held(tenure):
             self._refuse_without_lease()
-        found = await fence.hold(connection, tenure.shard_id, tenure.epoch)
+        await fence.end_handler(connection)
+        try:
+            found = await fence.hold(connection, tenure.shard_id, tenure.epoch)
+        except Error as error:
+            self.refusal = NotApplied(f"its shard could not be held: {error}", passing=True)
+            raise
         if found is None:
             self._refuse_without_lease()
         if found != self._id:
-            raise _ENDED.error()
+            raise ENDED.error()
 
     async def _committed(self, connection: AnyTurnConnection, commit: Commit, applied: Applied) -> Committed:
         try:
@@ -358,44 +365,5 @@ class TurnTransaction:
         raise EntityQError(GONE)
 
 
-class Misuse(NamedTuple):
-    """What a handler has done to the transaction of its turn, as the text of its defect."""
-
-    what: str
-    advice: str
-
-    def error(self) -> EntityQError:
-        return EntityQError(self.what, advice=self.advice)
-
-
 # Nobody knows yet what the server makes of it, or ever will over this connection.
 _UNDER_WAY = (TransactionStatus.ACTIVE, TransactionStatus.UNKNOWN)
-
-_ENDED = Misuse(
-    "the handler has ended the transaction of its turn: what it did until then is as it left it, the rest is undone",
-    "Leave commit and rollback to the turn: raise an exception to roll back, and use a savepoint for a part.",
-)
-
-# What the handler can leave behind, by the state of the connection.
-_WRONG: Mapping[TransactionStatus, Misuse] = {
-    TransactionStatus.IDLE: _ENDED,
-    TransactionStatus.INERROR: Misuse(
-        "a statement of the handler has failed, which has undone its transaction, and the handler went on",
-        "Let the error out, or run what may fail in `self.context.transaction()`: the block is a savepoint.",
-    ),
-    TransactionStatus.ACTIVE: Misuse(
-        "a statement of the handler still runs in the transaction of its turn",
-        "Await everything that a handler starts before it returns.",
-    ),
-    TransactionStatus.UNKNOWN: Misuse(
-        "the connection of the turn's transaction has ended: nothing of it is committed",
-        "The log of Postgres says why; a transaction that is idle for a minute is ended, too.",
-    ),
-}
-
-
-def _of_the_other_kind(other: str) -> EntityQError:
-    return EntityQError(
-        "the connection of this turn is of the other kind",
-        advice=f"Use {other}: an async def has an AsyncConnection, a plain function a Connection.",
-    )

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
+from types import ModuleType
 from typing import Any, ClassVar
 
 import psycopg
@@ -13,6 +15,7 @@ from entityq import Entity, EntityDefect, EntityQ, EntityQError, Failure, RetryP
 from tests.support.live import LiveCluster, live_cluster, soon
 from tests.support.losing_proxy import losing_proxy
 from tests.support.probe import Probe
+from tests.support.processes import ROOT
 from tests.support.stage import Actor
 
 ONCE = RetryPolicy(attempts=1)
@@ -139,6 +142,11 @@ class Teller(Actor):
         pid = self.context.connection.info.backend_pid
         await self._stage.enter(f"pid {self.id} {pid}", gate)
         return pid
+
+    @message(transactional=True)
+    async def ask_another(self, key: str) -> int:
+        await self._insert(key)
+        return await self.probe.at("probe").note(key)
 
     @message(persisted=False)
     async def begin_volatile(self) -> None:
@@ -406,6 +414,32 @@ async def test_an_idle_connection_that_has_ended_is_not_used(cluster: LiveCluste
     assert await teller.pid() != first
 
 
+async def test_an_ask_in_a_transaction_is_committed_at_once(cluster: LiveCluster) -> None:
+    """It keeps the connection, and no slot of the other turn."""
+    teller = await tellers(cluster, max_turns=1)
+    assert await teller.at("a").ask_another("k-1") == 1
+    assert await ledger(cluster) == ["k-1"]
+
+
+async def test_a_row_of_the_shard_that_somebody_has_locked_is_waited_for(
+    cluster: LiveCluster, postgres_url: str
+) -> None:
+    teller = await tellers(cluster)
+    cluster.stage.close("g")
+    receipt = await teller.at("a").enter.options(timeout=20).send("k-1", gate="g")
+    await cluster.stage.saw("enter k-1 1")
+
+    async def waiting() -> bool:
+        return bool(await cluster.rows("SELECT 1 FROM pg_locks WHERE NOT granted"))
+
+    with psycopg.connect(postgres_url) as somebody:
+        somebody.execute("SELECT 1 FROM entityq.shard FOR UPDATE")
+        cluster.stage.open("g")
+        await soon(waiting, "a turn that waits for the row")
+        assert await ledger(cluster) == []
+    assert await receipt == 1
+
+
 # ----- the commit
 
 
@@ -469,6 +503,40 @@ async def test_leases_that_are_lost_end_the_transactions(cluster: LiveCluster) -
     cluster.stage.open("g")
     assert await receipt == 1
     assert await ledger(cluster) == ["k-1"]
+
+
+# ----- the page of the documentation
+
+
+async def test_the_example_of_the_documentation(
+    postgres_url: str, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("POSTGRES_URL", postgres_url), ("REDIS_URL", redis_url), ("NAMESPACE", namespace)):
+        monkeypatch.setenv(f"ENTITYQ_{name}", value)
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute("CREATE TABLE invoices (number text PRIMARY KEY, customer text, amount int)")
+        owner.execute("CREATE TABLE notes (text text)")
+    page = (ROOT / "docs" / "transactions.md").read_text()
+    module = ModuleType("shop")
+    monkeypatch.setitem(sys.modules, "shop", module)
+    exec(page.split("```python\n")[1].split("```")[0], module.__dict__)
+    app: EntityQ = module.app
+    async with live_cluster(postgres_url, redis_url, namespace) as cluster:
+        member = await cluster.start(app)
+        customer = module.Customer.at("c-1")
+        assert await customer.invoice("i-1", 10) == 1
+        assert await customer.invoice("i-1", 10) == 1
+        with pytest.raises(module.AlreadyInvoiced):
+            await module.Customer.at("c-2").invoice("i-1", 20)
+        invoices = await cluster.rows("SELECT number, customer, amount FROM public.invoices")
+        assert invoices == [("i-1", "c-1", 10)]
+
+        async def noted() -> bool:
+            return await cluster.rows("SELECT text FROM public.notes") == ["i-1: 10"]
+
+        await soon(noted, "the note")
+        await cluster.stop(member)
+        await app.close()
 
 
 # ----- without servers

@@ -5,6 +5,7 @@ from tests.sabotage.reshard import RESHARD_SAFEGUARDS
 from tests.sabotage.retention import RETENTION_SAFEGUARDS
 from tests.sabotage.safeguard import Edit, Safeguard
 from tests.sabotage.takeover import TAKEOVER_SAFEGUARDS
+from tests.sabotage.transactions import TRANSACTION_SAFEGUARDS
 
 SCENARIOS = "tests/promises/test_scenarios.py::"
 CLIENTS = "tests/client/test_clients.py::"
@@ -385,4 +386,5 @@ SAFEGUARDS = (
     *TAKEOVER_SAFEGUARDS,
     *RESHARD_SAFEGUARDS,
     *RETENTION_SAFEGUARDS,
+    *TRANSACTION_SAFEGUARDS,
 )
