@@ -142,7 +142,7 @@ class Life:
         )
         self._reader = self._new_reader()
         self._catching_up = self._new_catching_up()
-        self._timers = Timers(
+        self.timers = Timers(
             session,
             self.shards,
             room=self.deferrals.below_limit,
@@ -281,7 +281,7 @@ class Life:
     async def _set_back(self, setback: Setback) -> bool:
         recorded = await self._setbacks.submit(setback, 1)
         if recorded and setback.parked:
-            self._timers.due_in(setback.delay)
+            self.timers.due_in(setback.delay)
         return recorded
 
     # ----- the life itself
@@ -311,7 +311,7 @@ class Life:
             settings.namespace,
             self.shards,
             resources.current_facts,
-            timer_set=self._timers.heard,
+            timer_set=self.timers.heard,
             cancelled=self._cancels.heard,
         )
         # Before the first shard is taken.
@@ -325,7 +325,7 @@ class Life:
                 start(self._reader.run(), "reader")
                 start(self._commits.run(), "committer")
                 start(self._setbacks.run(), "setbacks")
-                start(self._timers.run(), "timers")
+                start(self.timers.run(), "timers")
                 start(self._announcer.run(), "announcer")
                 start(self._states.run(), "state loader")
                 start(feeder.run(), "feeder")
@@ -396,7 +396,7 @@ class Life:
 
     def acquired(self, shard_id: int, epoch: int) -> None:
         self._owner.acquired(shard_id, epoch)
-        self._timers.look()
+        self.timers.look()
 
     async def release(self, shard_id: int) -> None:
         await self._owner.release(shard_id)

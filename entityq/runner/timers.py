@@ -46,7 +46,7 @@ class Timers:
         self._reserve = reserve
         self._deliver = deliver
         self._clock = clock
-        self._plan = TimerPlan()
+        self.plan = TimerPlan()
         self._sooner = asyncio.Event()
         self._outage = Outage("timers.failed", "timers.work_again", "what is due waits")
 
@@ -54,7 +54,7 @@ class Timers:
 
     def due_in(self, seconds: float) -> None:
         """A timer of an owned shard was set."""
-        self._plan.look_by(self._clock() + seconds)
+        self.plan.look_by(self._clock() + seconds)
         self._sooner.set()
 
     def look(self) -> None:
@@ -69,7 +69,7 @@ class Timers:
             log.warning("timers.ignored a notification that is not ours")
             return
         if shard_id in self._shards:
-            self._plan.heard(due)
+            self.plan.heard(due)
             self._sooner.set()
 
     # ----- the loop
@@ -82,7 +82,7 @@ class Timers:
                 await self._look()
 
     async def _until_next_look(self) -> None:
-        while (left := self._plan.next_look - self._clock()) > 0:
+        while (left := self.plan.next_look - self._clock()) > 0:
             self._sooner.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
@@ -94,17 +94,17 @@ class Timers:
             owned = {each.shard_id: each for each in self._shards}
             for each in owned.values():
                 each.intake.begin_read()
-            self._plan.begin()
+            self.plan.begin()
             began = self._clock()
             try:
                 fired = await fire_timers(self._session, list(owned), places)
                 self._take(owned, fired)
             except PostgresError as error:
                 self._outage.failed(error)
-                self._plan.failed(self._clock())
+                self.plan.failed(self._clock())
             else:
                 self._outage.worked()
-                self._plan.looked(began, self._clock(), fired)
+                self.plan.looked(began, self._clock(), fired)
             finally:
                 for each in owned.values():
                     each.intake.end_read()

@@ -95,8 +95,9 @@ def test_later(entityq: CommandLine) -> None:
     far = send(entityq, "Account/b", "deposit", "-k", DEPOSIT, "--eta", "2090-01-31T09:00+02:00", "-j")
     now = send(entityq, "Account/a", "deposit", "-k", '{"amount": 1, "reference": "n"}', "--wait")
 
-    result = entityq.run("result", later.json()["request_id"], "--timeout", "20", "-j").json()
-    assert (now.stdout, result["reply"]) == ("1\n", 6)
+    joined = send(entityq, "Account/a", "deposit", "-k", DEPOSIT, "--wait", "-j").json()
+    assert (joined["request_id"], joined["duplicate"]) == (later.json()["request_id"], True)
+    assert (now.stdout, joined["reply"]) == ("1\n", 6)
     found = entityq.run("inspect", "entity", "Account/b", "-j").json()
     assert [timer["request_id"] for timer in found["timers"]] == [far.json()["request_id"]]
     assert found["timers"][0]["due_at"] == "2090-01-31T07:00:00.000Z"

@@ -1,9 +1,6 @@
 """Timers across owners that die: each is fired, once, whoever has its shard then."""
 
 import asyncio
-import itertools
-
-import pytest
 
 from tests.promises.cluster import Cluster
 from tests.promises.journals import Journal
@@ -11,48 +8,51 @@ from tests.support.processes import CommandLine, Running
 from tests.support.waiting import eventually_async
 
 APP = "tests.promises.journals:app"
-LEASE = {"ENTITYQ_LEASE_TIME": "2", "ENTITYQ_SWEEP_INTERVAL": "1"}
-KILLS = 3
+IMPATIENT = {"ENTITYQ_LEASE_TIME": "2", "ENTITYQ_SWEEP_INTERVAL": "1"}
+WORKERS = 4
 ENTITIES = 20
-EACH = 15
+EACH = 20
 PATIENCE = 60.0
 
 
-@pytest.fixture
-def names() -> "itertools.count[int]":
-    return itertools.count(1)
-
-
-async def start(entityq: CommandLine, names: "itertools.count[int]") -> Running:
-    worker = entityq.spawn("worker", "-A", APP, "-c", "1", "-n", f"w{next(names)}", env=LEASE)
+async def start(entityq: CommandLine, name: str) -> Running:
+    worker = entityq.spawn("worker", "-A", APP, "-c", "1", "-n", name, env=IMPATIENT)
     await asyncio.to_thread(worker.wait_for, r"runner\.joined")
     return worker
 
 
 async def test_each_timer_is_fired_once_although_their_owners_are_killed(
-    cluster: Cluster, entityq: CommandLine, names: "itertools.count[int]"
+    cluster: Cluster, entityq: CommandLine
 ) -> None:
-    """Timers come due all the time while one runner after the other is killed."""
+    """Timers come due all the time, while one runner after the other is killed."""
     sender = await cluster.client()
-    workers = [await start(entityq, names), await start(entityq, names)]
-    receipts = [
-        await sender.at(Journal, f"e{entity}").append.options(delay=0.5 + number * 0.2).send(f"{number}")
+    workers = [await start(entityq, f"w{number}") for number in range(WORKERS)]
+    calls = [
+        sender.at(Journal, f"e{entity}").append.options(delay=2 + number * 0.2).request(f"{number}").call
         for number in range(EACH)
         for entity in range(ENTITIES)
     ]
-    for _ in range(KILLS):
-        before = cluster.count(b"SELECT count(*) FROM entityq.timer")
+    outcomes = await sender.client.send_many(calls)
+
+    def left() -> int:
+        return cluster.count(b"SELECT count(*) FROM entityq.timer")
+
+    for worker in workers[1:]:
+        before = left()
 
         async def some_fired(before: int = before) -> bool:
-            return cluster.count(b"SELECT count(*) FROM entityq.timer") < before - ENTITIES // 2
+            return left() <= before - ENTITIES
 
         await eventually_async(some_fired, PATIENCE, "timers that are fired")
-        await asyncio.to_thread(workers.pop(0).kill)
-        workers.append(await start(entityq, names))
-    async with asyncio.timeout(PATIENCE):
-        await asyncio.gather(*receipts)
+        assert left() > 0, "nothing is left for the next owner"
+        await asyncio.to_thread(worker.kill)
+
+    async def all_fired() -> bool:
+        return left() == 0
+
+    await eventually_async(all_fired, PATIENCE, "the last timer")
+    await cluster.all_answered(PATIENCE)
+    assert len(outcomes) == ENTITIES * EACH
     for entity in range(ENTITIES):
         entries = await sender.at(Journal, f"e{entity}").read()
         assert sorted(entries, key=int) == [str(number) for number in range(EACH)]
-    assert cluster.count(b"SELECT count(*) FROM entityq.timer") == 0
-    assert cluster.pending == 0

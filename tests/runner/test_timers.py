@@ -14,7 +14,7 @@ from entityq.client import encoding
 from entityq.integrations.psycopg import send
 from entityq.postgres.backlog import Backlog, Row, Unread
 from entityq.runner import timer_plan
-from tests.support.live import LiveCluster, soon
+from tests.support.live import LiveCluster, Member, soon
 from tests.support.probe import Probe
 from tests.support.servers import SHARDS
 from tests.support.stage import Actor
@@ -49,11 +49,21 @@ def app(cluster: LiveCluster) -> EntityQ:
 
 
 @pytest.fixture
-async def probe(cluster: LiveCluster, app: EntityQ) -> type[Probe]:
+def unserved(cluster: LiveCluster, app: EntityQ) -> type[Probe]:
+    return cluster.actor(app, Probe)
+
+
+@pytest.fixture
+async def member(cluster: LiveCluster, app: EntityQ, unserved: type[Probe]) -> Member:
+    assert unserved
+    return await cluster.start(app)
+
+
+@pytest.fixture
+def probe(unserved: type[Probe], member: Member) -> type[Probe]:
     """Of a cluster with one runner."""
-    probe = cluster.actor(app, Probe)
-    await cluster.start(app)
-    return probe
+    assert member.serves(SHARDS)
+    return unserved
 
 
 # ----- delay and eta
@@ -97,12 +107,11 @@ async def test_a_delay_does_not_depend_on_the_clock_of_the_sender(
 
 
 async def test_nobody_is_told_of_what_is_far_away(
-    cluster: LiveCluster, probe: type[Probe], monkeypatch: pytest.MonkeyPatch
+    cluster: LiveCluster, member: Member, probe: type[Probe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what is due soon does not wait for it."""
-    heard: list[str] = []
-    member = cluster._members[0]
-    monkeypatch.setattr(member.life._timers, "_plan", Told(member.life._timers._plan, heard))
+    heard: list[float] = []
+    monkeypatch.setattr(member.life.timers, "plan", Told(member.life.timers.plan, heard))
     await probe.at("a").note.options(delay=FAR).send("far")
     await probe.at("a").note.options(delay=0.05)("near")
     assert cluster.stage.journal == ["note a near"]
@@ -112,7 +121,7 @@ async def test_nobody_is_told_of_what_is_far_away(
 class Told:
     """A plan, and what it has heard of."""
 
-    def __init__(self, plan: Any, heard: list[Any]) -> None:
+    def __init__(self, plan: Any, heard: list[float]) -> None:
         self._own = plan
         self._heard = heard
 
@@ -223,7 +232,7 @@ async def test_a_new_owner_fires_what_was_due_and_what_will_be(cluster: LiveClus
 
 
 async def test_what_is_fired_while_a_shard_catches_up_is_delivered_once_and_at_once(
-    cluster: LiveCluster, probe: type[Probe], monkeypatch: pytest.MonkeyPatch
+    cluster: LiveCluster, member: Member, probe: type[Probe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, reading, go_on = Backlog.read_pending, asyncio.Event(), asyncio.Event()
 
@@ -236,13 +245,13 @@ async def test_what_is_fired_while_a_shard_catches_up_is_delivered_once_and_at_o
     monkeypatch.setattr(Backlog, "read_pending", held)
     receipt = await probe.at("a").note.options(delay=FAR).send("far")
     (shard_id,) = await cluster.rows("SELECT shard_id FROM timer")
-    life = cluster._members[0].life
+    life = member.life
     owned = life.shards.get(shard_id)
     assert owned is not None
     owned.must_catch_up()
     await reading.wait()
     await make_due(cluster)
-    life._timers.look()
+    life.timers.look()
     await cluster.stage.saw("note a far")
     # A pass that begins now, and one that began before, both bring it.
     go_on.set()
