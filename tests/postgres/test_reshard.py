@@ -198,7 +198,7 @@ async def test_nothing_is_lost_or_misplaced(
                 {"group": after.groups[name].group_id},
             )
             assert lowest > 0
-            assert lowest <= epoch + 1
+            assert lowest <= epoch + 2  # one more keeps the turns of old owners out
 
 
 async def test_interrupted_anywhere_it_goes_on_where_it_was(rows: Rows, postgres_url: str) -> None:
