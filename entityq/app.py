@@ -295,6 +295,7 @@ class EntityQ:
         keep: Duration | None = None,
         keep_keys: Duration | None = None,
         retry: RetryPolicy = HANDLER_RETRY,
+        uninterruptible: bool = False,
     ) -> TaskDecorator: ...
 
     def task(
@@ -311,12 +312,13 @@ class EntityQ:
         keep: Duration | None = None,
         keep_keys: Duration | None = None,
         retry: RetryPolicy = HANDLER_RETRY,
+        uninterruptible: bool = False,
     ) -> Task[..., Any, Any] | TaskDecorator:
         """Makes a function a task of this app. Raises TypeError for what cannot work.
 
         name: its name in addresses, by default the function's name.
         primary_key: the parameter that makes a call known: a repeat gets the first reply.
-        persisted, timeout, time_limit, keep, keep_keys: as for `@message`.
+        persisted, timeout, time_limit, keep, keep_keys, uninterruptible: as for `@message`.
         retry: how often, and when, it runs again after a defect.
         """
         options = TaskOptions(
@@ -329,6 +331,7 @@ class EntityQ:
             keep=keep,
             keep_keys=keep_keys,
             retry=retry,
+            uninterruptible=uninterruptible,
         )
         decorator = TaskDecorator(partial(self._add_task, options))
         return decorator if function is None else self._add_task(options, function)

@@ -51,6 +51,7 @@ class TaskOptions:
     keep: Duration | None = None
     keep_keys: Duration | None = None
     retry: RetryPolicy = HANDLER_RETRY
+    uninterruptible: bool = False
 
 
 class TaskActivation(Entity):
@@ -97,6 +98,7 @@ def define_task(function: Callable[..., Any], options: TaskOptions) -> EntityDef
         time_limit=options.time_limit,
         keep=options.keep,
         keep_keys=options.keep_keys,
+        uninterruptible=options.uninterruptible,
     )
     message = _message_definition(name, TASK_MESSAGE, function, run, method=False)
     return EntityDefinition(

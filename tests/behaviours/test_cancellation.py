@@ -45,6 +45,16 @@ class Patient(Actor):
                 raise ValueError(how) from None
         return "in the end"
 
+    @message
+    async def clean_up(self) -> str:
+        try:
+            await self._stage.enter("clean up", "g")
+        except asyncio.CancelledError:
+            await self._stage.enter("cleaning", "h")
+            self._stage.tell("clean")
+            raise
+        return "never"
+
     @message(uninterruptible=True)
     async def insist(self) -> str:
         self.lines.append("insisted")
@@ -237,6 +247,51 @@ async def test_a_handler_that_ends_otherwise_has_its_own_reply(cluster: LiveClus
     assert await patient.read() == ["value"]
 
 
+async def test_a_handler_is_interrupted_once_and_waited_for(cluster: LiveCluster) -> None:
+    app = cluster.app()
+    patient = cluster.actor(app, Patient).at("a")
+    member = await cluster.start(app)
+    cluster.stage.close("g", "h")
+    receipt, after = await patient.clean_up.send(), await patient.note.send("after")
+    await cluster.stage.saw("clean up")
+    await receipt.cancel()
+    await cluster.stage.saw("cleaning")
+    assert await receipt.cancel() is CancelOutcome.REQUESTED
+    # What is told of another request comes after what was told of this one.
+    other = await patient.note.send("cancelled")
+    await other.cancel()
+    with pytest.raises(Interrupted):
+        await other
+    assert cluster.stage.journal == ["clean up", "cleaning"]
+    assert await heard(member, receipt.request_id)
+    cluster.stage.open("h")
+    with pytest.raises(Interrupted):
+        await receipt
+    assert await after == ["after"]
+    assert cluster.stage.journal == ["clean up", "cleaning", "clean", "note a after"]
+
+
+async def test_a_request_that_the_code_does_not_know_can_be_cancelled(cluster: LiveCluster) -> None:
+    old, new = cluster.app(), cluster.app()
+
+    class Old(Patient):
+        note = None  # type: ignore[assignment]  # a version of the code that has no such message
+
+    cluster.actor(old, Old, type="Patient")
+    patient = cluster.actor(new, Patient).at("a")
+    member = await cluster.start(old)
+    receipt = await patient.note.send("x")
+
+    async def left() -> bool:
+        return any(owned.blocked for owned in member.life.shards)
+
+    await soon(left, "the request that is left for newer code")
+    await receipt.cancel()
+    with pytest.raises(Interrupted):
+        await receipt
+    assert await cluster.pending() == 0
+
+
 async def test_an_uninterruptible_handler_runs_to_its_end(cluster: LiveCluster) -> None:
     app = cluster.app()
     patient = cluster.actor(app, Patient).at("a")
@@ -255,7 +310,8 @@ async def test_an_uninterruptible_handler_runs_to_its_end(cluster: LiveCluster) 
 async def test_a_handler_in_a_thread_runs_to_its_end_for_nothing(cluster: LiveCluster) -> None:
     """No other turn begins before it has ended."""
     app = cluster.app()
-    patient = cluster.actor(app, Patient).at("a")
+    cls = cluster.actor(app, Patient)
+    patient = cls.at("a")
     member = await cluster.start(app)
     cluster.stage.close("g")
     receipt = await patient.block.send()
@@ -263,7 +319,8 @@ async def test_a_handler_in_a_thread_runs_to_its_end_for_nothing(cluster: LiveCl
     after = await patient.note.send("after")
     assert await receipt.cancel() is CancelOutcome.REQUESTED
     await soon(lambda: heard(member, receipt.request_id), "the cancel in the runner")
-    assert cluster.stage.journal == ["block"]
+    assert await cls.at("b").note("beside") == ["beside"]
+    assert cluster.stage.journal == ["block", "note b beside"]
     cluster.stage.open("g")
     with pytest.raises(Interrupted):
         await receipt

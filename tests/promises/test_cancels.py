@@ -141,6 +141,11 @@ class Teller(Actor):
         return self.entries
 
     @message
+    async def fail(self) -> None:
+        await self._stage.enter("fail", "g")
+        raise ValueError("again")
+
+    @message
     async def read(self) -> list[str]:
         return self.entries
 
@@ -188,6 +193,26 @@ async def test_a_cancel_is_not_lost_in_a_failover(cluster: LiveCluster) -> None:
         with pytest.raises(Interrupted):
             await receipts[cancelled]
     assert cluster.stage.lines("write a ") == ["0", "1", "3"]
+
+
+@pytest.mark.parametrize("head_of_line", ["block", "park"])
+async def test_what_fails_while_it_is_cancelled_is_not_set_back(
+    cluster: LiveCluster, head_of_line: str
+) -> None:
+    """The runner has not heard of it yet."""
+    app = cluster.app()
+    never = RetryPolicy(initial=1e7, maximum=1e7, total=1e9, attempts=3)
+    teller = cluster.actor(app, Teller, retry=never, head_of_line=head_of_line).at("a")
+    await cluster.start(app)
+    cluster.stage.close("g")
+    receipt = await teller.fail.send()
+    await cluster.stage.saw("fail")
+    await cluster.rows("UPDATE pending SET cancelled = true")
+    cluster.stage.open("g")
+    with pytest.raises(Interrupted):
+        await receipt
+    assert cluster.stage.journal == ["fail"]
+    assert await cluster.rows("SELECT count(*) FROM timer") == [0]
 
 
 # ----- at any moment

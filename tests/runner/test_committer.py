@@ -235,3 +235,25 @@ async def test_forgetting_removes_state_requests_and_keys(bench: Bench) -> None:
     assert await bench.state(B) == (1, b"state")
     assert await bench.reply(first) is None
     assert await bench.reply(forget) is not None
+
+
+async def test_a_turn_whose_request_is_cancelled_at_the_same_moment_is_applied(
+    bench: Bench, postgres_url: str
+) -> None:
+    """The cancel came second: the reply of the turn stands."""
+    (request,) = await bench.accept(A)
+    await bench.connection.execute(b"SET lock_timeout = '10s'")
+    async with await connect(postgres_url, schema="entityq", application_name="tests") as other:
+        async with other.transaction():
+            await other.execute(b"UPDATE pending SET cancelled = true")
+            flushing = asyncio.create_task(bench.flush(bench.turn(request)))
+
+            async def waits() -> bool:
+                pid = bench.connection.info.backend_pid
+                cursor = await other.execute(b"SELECT cardinality(pg_blocking_pids(%s)) > 0", [pid])
+                return await cursor.fetchone() == (True,)
+
+            await eventually_async(waits, 10.0, "the commit waits for the cancel")
+        assert await flushing == [Applied([])]
+    assert await bench.state(A) == (1, b"state")
+    assert await bench.one("SELECT count(*) FROM pending") == 0

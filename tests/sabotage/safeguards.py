@@ -1,5 +1,6 @@
 """The table of safeguards: what keeps the promises, and the test that knows."""
 
+from tests.sabotage.cancels import CANCEL_SAFEGUARDS
 from tests.sabotage.ownership import OWNERSHIP_SAFEGUARDS
 from tests.sabotage.reshard import RESHARD_SAFEGUARDS
 from tests.sabotage.retention import RETENTION_SAFEGUARDS
@@ -387,4 +388,5 @@ SAFEGUARDS = (
     *RESHARD_SAFEGUARDS,
     *RETENTION_SAFEGUARDS,
     *TRANSACTION_SAFEGUARDS,
+    *CANCEL_SAFEGUARDS,
 )

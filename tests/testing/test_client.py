@@ -9,6 +9,7 @@ import pytest
 from entityq import (
     Accepted,
     Broadcast,
+    CancelOutcome,
     Entity,
     EntityQ,
     EntityQError,
@@ -275,3 +276,48 @@ def test_members_must_belong_to_one_app() -> None:
         testing.client(Account, Ledger)
     with pytest.raises(TypeError, match="has no entities"):
         testing.client(add).at("a")
+
+
+# ----- cancelling
+
+
+@app.entity
+class Patient(Entity):
+    lines: list[str] = []
+
+    @message(primary_key="line")
+    async def write(self, line: str, seconds: float = 0.0) -> list[str]:
+        self.lines.append(line)
+        await asyncio.sleep(seconds)
+        return self.lines
+
+
+async def test_requests_can_be_cancelled() -> None:
+    """One that runs, one behind it, one whose time has not come, one that is answered."""
+    async with testing.client(Patient) as client:
+        patient = client.at("a")
+        runs, waits = await patient.write.send("1", 60), await patient.write.send("2")
+        later = await patient.write.options(delay=60).send("3")
+        assert await waits.cancel() is CancelOutcome.CANCELLED
+        assert await later.cancel() is CancelOutcome.CANCELLED
+        assert await runs.cancel() is CancelOutcome.REQUESTED
+        for receipt in (runs, waits, later):
+            with pytest.raises(Interrupted, match="write to Patient/a was cancelled"):
+                await receipt
+        assert await runs.cancel() is CancelOutcome.CANCELLED
+        with pytest.raises(Interrupted):
+            await patient.write("2")
+        await client.advance(120)
+        answered = await patient.write.send("4")
+        assert await answered == ["4"]
+        assert await answered.cancel() is CancelOutcome.ANSWERED
+        with pytest.raises(EntityQError, match="This test client has no request 5"):
+            await client.sender().cancel(5)
+
+
+def test_sync_code_can_cancel() -> None:
+    with testing.client(Patient) as client:
+        receipt = client.at("a").write.delay("1", 60)
+        assert receipt.cancel_blocking() in (CancelOutcome.REQUESTED, CancelOutcome.CANCELLED)
+        with pytest.raises(Interrupted):
+            receipt.get(timeout=5)

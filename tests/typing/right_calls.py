@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from entityq import (
     Broadcast,
+    CancelOutcome,
     Entity,
     EntityQ,
     EntityStatus,
@@ -119,6 +120,7 @@ async def sends() -> None:
     assert_type(receipt, Receipt[int])
     assert_type(await receipt, int)
     assert_type(receipt.request_id, int)
+    assert_type(await receipt.cancel(), CancelOutcome)
     assert_type(await (await account.close.send()), None)
 
 
