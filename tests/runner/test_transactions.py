@@ -11,7 +11,17 @@ import psycopg
 import pytest
 from psycopg.errors import UniqueViolation
 
-from entityq import Entity, EntityDefect, EntityQ, EntityQError, Failure, RetryPolicy, message, testing
+from entityq import (
+    Entity,
+    EntityDefect,
+    EntityQ,
+    EntityQError,
+    Failure,
+    Interrupted,
+    RetryPolicy,
+    message,
+    testing,
+)
 from tests.support.live import LiveCluster, live_cluster, soon
 from tests.support.losing_proxy import losing_proxy
 from tests.support.probe import Probe
@@ -142,6 +152,22 @@ class Teller(Actor):
         pid = self.context.connection.info.backend_pid
         await self._stage.enter(f"pid {self.id} {pid}", gate)
         return pid
+
+    @message(transactional=True, time_limit=0.3, retry=ONCE)
+    async def sleep(self, key: str) -> None:
+        await self._insert(key)
+        await self.context.connection.execute("SELECT pg_sleep(30)")
+
+    @message(transactional=True)
+    def go_on_in_thread(self, key: str) -> None:
+        connection = self.context.blocking_connection
+        connection.execute("INSERT INTO ledger (key) VALUES (%s)", [key])
+        self._stage.enter_from_thread(f"go on {key}", "g")
+        try:
+            connection.execute("SELECT 1")
+        except psycopg.OperationalError:
+            self._stage.enter_from_thread("cut off")
+            raise
 
     @message(transactional=True)
     async def ask_another(self, key: str) -> int:
@@ -412,6 +438,43 @@ async def test_an_idle_connection_that_has_ended_is_not_used(cluster: LiveCluste
     assert await teller.pid() == first
     assert await cluster.rows("SELECT pg_terminate_backend(%s, 5000)", first) == [True]
     assert await teller.pid() != first
+
+
+async def test_a_statement_beyond_the_time_limit_is_ended_with_the_turn(cluster: LiveCluster) -> None:
+    teller = (await tellers(cluster)).at("a")
+    with pytest.raises(EntityDefect):
+        await teller.sleep("k-1")
+    assert await ledger(cluster) == []
+    assert await cluster.rows(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%%' AND state = 'active'"
+    ) == [0]
+    assert await teller.enter("k-1") == 1
+
+
+async def test_a_turn_that_is_cancelled_undoes_the_sql(cluster: LiveCluster) -> None:
+    teller = (await tellers(cluster)).at("a")
+    cluster.stage.close("g")
+    receipt = await teller.enter.send("k-1", gate="g")
+    await cluster.stage.saw("enter k-1 1")
+    await receipt.cancel()
+    with pytest.raises(Interrupted):
+        await receipt
+    assert await ledger(cluster) == []
+    assert await teller.enter("k-2") == 1
+
+
+async def test_a_thread_that_outlives_its_turn_has_no_transaction_any_more(cluster: LiveCluster) -> None:
+    app = cluster.app(termination_time=0.2)
+    teller = cluster.actor(app, Teller)
+    member = await cluster.start(app)
+    cluster.stage.close("g")
+    await teller.at("a").go_on_in_thread.send("k-1")
+    await cluster.stage.saw("go on k-1")
+    await cluster.stop(member)
+    cluster.stage.open("g")
+    await cluster.stage.saw("cut off")
+    assert await ledger(cluster) == []
+    assert await cluster.pending() == 1
 
 
 async def test_an_ask_in_a_transaction_is_committed_at_once(cluster: LiveCluster) -> None:
