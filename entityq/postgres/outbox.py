@@ -108,14 +108,23 @@ async def insert_requests(
             "key_digests": [request.key_digest for request in requests],
             "payload_hashes": [request.payload_hash for request in requests],
             "envelopes": [request.envelope for request in requests],
-            "due_ats": [request.due_at for request in requests],
-            "delays": [request.delay for request in requests],
+            **times_of(requests),
             "timers_channel": timers_channel(namespace),
             "told_within": TOLD_OF_TIMERS_WITHIN,
         },
     )
     # The rows without an id are those of notifications.
     return {row[0]: Stored(*row[1:]) for row in await cursor.fetchall() if row[0] is not None}
+
+
+def times_of(requests: Sequence[NewRequest]) -> dict[str, list[Any]]:
+    """Empty lists where no request has a time."""
+    if not any(request.waits for request in requests):
+        return {"due_ats": [], "delays": []}
+    return {
+        "due_ats": [request.due_at for request in requests],
+        "delays": [request.delay for request in requests],
+    }
 
 
 async def read_conflicts(connection: Connection, requests: Sequence[NewRequest]) -> list[Known]:

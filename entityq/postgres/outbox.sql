@@ -5,20 +5,22 @@
 -- that share keys cannot deadlock. Rows that are not returned met a conflict (see read_conflicts), or their
 -- group is closed (see closed_groups).
 -- What is not due yet, by this clock, goes to timer; the owner of its shard is told only of what is due sooner than
--- its next look.
+-- its next look. (The arrays of times are empty where no request has one: that costs an ordinary batch next to
+-- nothing.)
 WITH sent AS (
     SELECT r.request_id, r.type, r.entity_id, r.entity_hash, r.message, r.key_digest, r.payload_hash, r.envelope,
-           CASE WHEN r.due_at > statement_timestamp() THEN r.due_at
-                WHEN r.delay > 0 THEN statement_timestamp() + make_interval(secs => r.delay) END AS due_at,
+           CASE WHEN (%(due_ats)b::timestamptz[])[r.position::integer] > statement_timestamp()
+                THEN (%(due_ats)b::timestamptz[])[r.position::integer]
+                WHEN (%(delays)b::float8[])[r.position::integer] > 0
+                THEN statement_timestamp() + make_interval(secs => (%(delays)b::float8[])[r.position::integer])
+           END AS due_at,
            g.first_shard + mod(mod(r.entity_hash, g.shards)
             + CASE WHEN r.entity_hash < 0 THEN g.wrap + g.shards ELSE 0 END, g.shards) AS shard_id
     FROM unnest(
         %(request_ids)b::bigint[], %(types)b::text[], %(entity_ids)b::text[], %(entity_hashes)b::bigint[],
-        %(messages)b::text[], %(key_digests)b::bytea[], %(payload_hashes)b::bytea[], %(envelopes)b::bytea[],
-        %(due_ats)b::timestamptz[], %(delays)b::float8[]
+        %(messages)b::text[], %(key_digests)b::bytea[], %(payload_hashes)b::bytea[], %(envelopes)b::bytea[]
     ) WITH ORDINALITY AS r (
-        request_id, type, entity_id, entity_hash, message, key_digest, payload_hash, envelope, due_at, delay,
-        position
+        request_id, type, entity_id, entity_hash, message, key_digest, payload_hash, envelope, position
     )
     JOIN entity_type t ON t.namespace = %(namespace)b AND t.type = r.type
     JOIN shard_group g ON g.group_id = t.group_id AND g.open

@@ -26,18 +26,19 @@ WITH turn AS (
 ), sent AS (
     SELECT r.position, r.request_id, r.type, r.entity_id, r.entity_hash, r.message, r.key_digest, r.payload_hash,
            r.envelope, r.place,
-           CASE WHEN r.due_at > statement_timestamp() THEN r.due_at
-                WHEN r.delay > 0 THEN statement_timestamp() + make_interval(secs => r.delay) END AS due_at,
+           CASE WHEN (%(sent_due_ats)b::timestamptz[])[r.place::integer] > statement_timestamp()
+                THEN (%(sent_due_ats)b::timestamptz[])[r.place::integer]
+                WHEN (%(sent_delays)b::float8[])[r.place::integer] > 0
+                THEN statement_timestamp() + make_interval(secs => (%(sent_delays)b::float8[])[r.place::integer])
+           END AS due_at,
            g.open, g.first_shard + mod(mod(r.entity_hash, g.shards)
             + CASE WHEN r.entity_hash < 0 THEN g.wrap + g.shards ELSE 0 END, g.shards) AS shard_id
     FROM unnest(
         %(sent_positions)b::integer[], %(sent_request_ids)b::bigint[], %(sent_types)b::text[],
         %(sent_entity_ids)b::text[], %(sent_entity_hashes)b::bigint[], %(sent_messages)b::text[],
-        %(sent_key_digests)b::bytea[], %(sent_payload_hashes)b::bytea[], %(sent_envelopes)b::bytea[],
-        %(sent_due_ats)b::timestamptz[], %(sent_delays)b::float8[]
+        %(sent_key_digests)b::bytea[], %(sent_payload_hashes)b::bytea[], %(sent_envelopes)b::bytea[]
     ) WITH ORDINALITY AS r (
-        position, request_id, type, entity_id, entity_hash, message, key_digest, payload_hash, envelope, due_at, delay,
-        place
+        position, request_id, type, entity_id, entity_hash, message, key_digest, payload_hash, envelope, place
     )
     JOIN entity_type t ON t.namespace = %(namespace)b AND t.type = r.type
     JOIN shard_group g ON g.group_id = t.group_id

@@ -13,6 +13,7 @@ from psycopg.errors import DivisionByZero, UniqueViolation
 
 from entityq.address import entity_hash, signed64
 from entityq.postgres.channels import TOLD_OF_TIMERS_WITHIN, timers_channel
+from entityq.postgres.outbox import times_of
 from entityq.postgres.queries import load
 from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendConflict, SentRow
 
@@ -92,6 +93,7 @@ def parameters(batch: Sequence[Commit], namespace: str) -> dict[str, object]:
     requests = [commit.request for commit in batch]
     addresses = [request.envelope.address for request in requests]
     sends = [(position, send) for position, commit in enumerate(batch) for send in commit.sends]
+    times = times_of([send for _, send in sends])
     dead = [
         (position, commit, commit.given_up)
         for position, commit in enumerate(batch)
@@ -122,8 +124,8 @@ def parameters(batch: Sequence[Commit], namespace: str) -> dict[str, object]:
         "sent_key_digests": [send.key_digest for _, send in sends],
         "sent_payload_hashes": [send.payload_hash for _, send in sends],
         "sent_envelopes": [send.envelope for _, send in sends],
-        "sent_due_ats": [send.due_at for _, send in sends],
-        "sent_delays": [send.delay for _, send in sends],
+        "sent_due_ats": times["due_ats"],
+        "sent_delays": times["delays"],
         "timers_channel": timers_channel(namespace),
         "told_within": TOLD_OF_TIMERS_WITHIN,
         "dead_positions": [position for position, _, _ in dead],
