@@ -92,8 +92,6 @@ class Timers:
         await self._room()
         async with self._reserve(PAGE) as places:
             owned = {each.shard_id: each for each in self._shards}
-            for each in owned.values():
-                each.intake.begin_read()
             self.plan.begin()
             began = self._clock()
             try:
@@ -105,9 +103,6 @@ class Timers:
             else:
                 self._outage.worked()
                 self.plan.looked(began, self._clock(), fired)
-            finally:
-                for each in owned.values():
-                    each.intake.end_read()
 
     def _take(self, asked: dict[int, OwnedShard], fired: Fired) -> None:
         """At once, also while a shard catches up: an eta is no place in the order. What is not delivered here is

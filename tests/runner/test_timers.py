@@ -43,6 +43,12 @@ async def make_due(cluster: LiveCluster) -> None:
     await cluster.rows("UPDATE timer SET due_at = now()")
 
 
+@pytest.fixture(autouse=True)
+def _looks_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is found by accident."""
+    monkeypatch.setattr(timer_plan, "LOOK_FOR_TIMERS_EVERY", 600.0)
+
+
 @pytest.fixture
 def app(cluster: LiveCluster) -> EntityQ:
     return cluster.app()
@@ -205,9 +211,11 @@ async def test_forget_takes_what_was_never_due_along(cluster: LiveCluster, probe
 
 
 async def test_whoever_is_told_of_nothing_finds_it_a_little_later(
-    cluster: LiveCluster, probe: type[Probe], monkeypatch: pytest.MonkeyPatch
+    cluster: LiveCluster, app: EntityQ, unserved: type[Probe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timer_plan, "LOOK_FOR_TIMERS_EVERY", 0.1)
+    await cluster.start(app)
+    probe = unserved
     await probe.at("a").note.options(delay=FAR).send("far")
     await make_due(cluster)  # by hand: nobody says so
     await cluster.stage.saw("note a far")
