@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from redis.asyncio import Redis
 
 from entityq import Entity
 from entityq.app import EntityQ
+from entityq.call import Call
 from entityq.client.client import Client
 from entityq.codec import Limits
 from entityq.config import Servers, Settings
@@ -43,6 +44,9 @@ class Sending:
 
     def sender(self) -> Client:
         return self.client
+
+    def receipt(self, call: Call, request_id: int, *, duplicate: bool) -> NoReturn:
+        raise NotImplementedError
 
     def at(self, entity: type[E], entity_id: str) -> E:
         return new_handle(entity, entity_id, self)

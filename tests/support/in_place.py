@@ -1,7 +1,7 @@
 """An app whose sender runs handlers in place: everything is encoded and decoded as between processes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from entityq.call import Call
 from entityq.cancel_outcome import CancelOutcome
 from entityq.codec import Limits
 from entityq.context import Turn, current_turn
-from entityq.ports import Sender
+from entityq.ports import BatchOutcome, Sender
 from entityq.replies import defect_reply, failure_reply, result_of, success_reply
 from entityq.reply import Reply, decode_reply
 
@@ -36,6 +36,9 @@ class InPlace:
         self.calls.append(call)
         return self._receipt(call)
 
+    async def send_many(self, calls: Sequence[Call]) -> list[BatchOutcome]:
+        return [await self.send(call) for call in calls]
+
     async def broadcast(self, call: Call) -> Broadcast:
         self.calls.append(call)
         return Broadcast(runners=1, activations=len(self.states), refused=0, unanswered=0)
@@ -48,7 +51,7 @@ class InPlace:
         return EntityStatus("idle" if address in self.states else "complete")
 
     def blocking(self) -> "BlockingInPlace":
-        return BlockingInPlace(self.ask, self.send, self.broadcast)
+        return BlockingInPlace(self)
 
     def _receipt(self, call: Call) -> Receipt[Any]:
         return Receipt(
@@ -92,25 +95,26 @@ class InPlace:
 
 
 class BlockingInPlace:
-    def __init__(
-        self,
-        ask: Callable[[Call], Awaitable[Any]],
-        send: Callable[[Call], Awaitable[Receipt[Any]]],
-        broadcast: Callable[[Call], Awaitable[Broadcast]],
-    ) -> None:
-        self._ask = ask
-        self._send = send
-        self._broadcast = broadcast
+    def __init__(self, sender: InPlace) -> None:
+        self._sender = sender
 
     def ask(self, call: Call) -> Any:
-        return asyncio.run(finished(partial(self._ask, call)))
+        return asyncio.run(finished(partial(self._sender.ask, call)))
 
     def send(self, call: Call) -> Receipt[Any]:
-        return asyncio.run(finished(partial(self._send, call)))
+        return asyncio.run(finished(partial(self._sender.send, call)))
+
+    def send_many(self, calls: Sequence[Call]) -> list[BatchOutcome]:
+        outcomes: list[BatchOutcome] = asyncio.run(finished(partial(self._sender.send_many, calls)))
+        return outcomes
 
     def broadcast(self, call: Call) -> Broadcast:
-        reached: Broadcast = asyncio.run(finished(partial(self._broadcast, call)))
+        reached: Broadcast = asyncio.run(finished(partial(self._sender.broadcast, call)))
         return reached
+
+    def cancel(self, request_id: int) -> CancelOutcome:
+        outcome: CancelOutcome = asyncio.run(finished(partial(self._sender.cancel, request_id)))
+        return outcome
 
 
 async def finished(work: Callable[[], Awaitable[Any]]) -> Any:
