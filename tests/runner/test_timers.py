@@ -13,7 +13,9 @@ from entityq import EntityQ, Interrupted, MalformedMessage, message
 from entityq.client import encoding
 from entityq.integrations.psycopg import send
 from entityq.postgres.backlog import Backlog, Row, Unread
+from entityq.postgres.timers import Fired, Statements, fire_timers
 from entityq.runner import timer_plan
+from entityq.runner import timers as timers_module
 from tests.support.live import LiveCluster, Member, soon
 from tests.support.probe import Probe
 from tests.support.servers import SHARDS
@@ -272,6 +274,30 @@ async def test_what_is_fired_while_a_shard_catches_up_is_delivered_once_and_at_o
     assert await receipt == 1
     assert await probe.at("a").note("next") == 2
     assert cluster.stage.journal == ["note a far", "note a next"]
+
+
+async def test_what_a_pass_has_brought_before_is_not_delivered_again(
+    cluster: LiveCluster, member: Member, probe: type[Probe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer of the statement comes late: what it has fired is pending, and was read and answered meanwhile."""
+    fired, go_on = asyncio.Event(), asyncio.Event()
+
+    async def held(session: Statements, shard_ids: Sequence[int], most: int) -> Fired:
+        answer = await fire_timers(session, shard_ids, most)
+        if answer.rows:
+            fired.set()
+            await go_on.wait()
+        return answer
+
+    monkeypatch.setattr(timers_module, "fire_timers", held)
+    receipt = await probe.at("a").note.options(delay=0.1).send("later")
+    await fired.wait()
+    for owned in member.life.shards:
+        owned.must_catch_up()
+    assert await receipt == 1
+    go_on.set()
+    assert await probe.at("a").note.options(delay=0.1)("next") == 2
+    assert cluster.stage.journal == ["note a later", "note a next"]
 
 
 async def test_a_timer_fires_for_a_full_mailbox_too(cluster: LiveCluster) -> None:
