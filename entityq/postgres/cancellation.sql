@@ -5,15 +5,24 @@
 -- table to the other.
 WITH asked AS (
     SELECT o.shard_id, o.seq, o.type, o.entity_id, o.message, o.reply
-    FROM outbox o
+    FROM (SELECT * FROM outbox WHERE request_id = %(request_id)s OFFSET 0) o
     JOIN shard s ON s.shard_id = o.shard_id
     JOIN shard_group g ON g.group_id = s.group_id
-    WHERE o.request_id = %(request_id)s AND g.namespace = %(namespace)s
+    WHERE g.namespace = %(namespace)s
 ), marked AS (
     UPDATE pending p
     SET cancelled = true
-    FROM asked
-    WHERE p.shard_id = asked.shard_id AND p.seq = asked.seq AND p.request_id = %(request_id)s
+    FROM (
+        SELECT found.place
+        FROM asked
+        CROSS JOIN LATERAL (
+            SELECT ctid AS place FROM pending
+            WHERE pending.shard_id = asked.shard_id AND pending.seq = asked.seq
+              AND pending.request_id = %(request_id)s
+            OFFSET 0
+        ) found
+    ) place
+    WHERE p.ctid = place.place
     RETURNING p.shard_id, p.seq
 )
 SELECT asked.type, asked.entity_id, asked.message, asked.reply, marked.seq IS NOT NULL AS marked,
@@ -31,7 +40,8 @@ WITH removed AS (
     UPDATE outbox o
     SET reply = %(reply)b, replied_at = now()
     FROM removed
-    WHERE o.request_id = removed.request_id AND o.reply IS NULL
+    CROSS JOIN LATERAL (SELECT ctid AS place FROM outbox WHERE outbox.request_id = removed.request_id OFFSET 0) found
+    WHERE o.ctid = found.place AND o.reply IS NULL
     RETURNING o.request_id
 )
 SELECT count(*) FROM replied
@@ -41,6 +51,9 @@ SELECT count(*) FROM replied
 SELECT p.shard_id, p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts, p.retries,
        NULL::float8 AS failing, NULL::float8 AS wait, p.cancelled
 FROM unnest(%(shard_ids)b::integer[], %(seqs)b::bigint[]) AS asked (shard_id, seq)
-JOIN pending p ON p.shard_id = asked.shard_id AND p.seq = asked.seq AND p.cancelled
+CROSS JOIN LATERAL (
+    SELECT * FROM pending WHERE pending.shard_id = asked.shard_id AND pending.seq = asked.seq OFFSET 0
+) p
 CROSS JOIN LATERAL (SELECT * FROM outbox WHERE outbox.request_id = p.request_id OFFSET 0) o
+WHERE p.cancelled
 ORDER BY p.shard_id, p.seq

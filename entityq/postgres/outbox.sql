@@ -57,13 +57,13 @@ FROM (
 -- name: read_conflicts
 -- A second statement, and so a fresh snapshot: it sees the rows that insert_requests met. Both request
 -- ids and key digests are asked for, because either can have been the conflict.
-SELECT request_id, shard_id, seq, type, entity_id, message, key_digest, payload_hash, reply
-FROM outbox
-WHERE request_id = ANY (%(request_ids)b::bigint[])
+SELECT o.request_id, o.shard_id, o.seq, o.type, o.entity_id, o.message, o.key_digest, o.payload_hash, o.reply
+FROM unnest(%(request_ids)b::bigint[]) AS asked (request_id)
+CROSS JOIN LATERAL (SELECT * FROM outbox WHERE outbox.request_id = asked.request_id OFFSET 0) o
 UNION
-SELECT request_id, shard_id, seq, type, entity_id, message, key_digest, payload_hash, reply
-FROM outbox
-WHERE key_digest = ANY (%(key_digests)b::bytea[])
+SELECT o.request_id, o.shard_id, o.seq, o.type, o.entity_id, o.message, o.key_digest, o.payload_hash, o.reply
+FROM unnest(%(key_digests)b::bytea[]) AS asked (key_digest)
+CROSS JOIN LATERAL (SELECT * FROM outbox WHERE outbox.key_digest = asked.key_digest OFFSET 0) o
 
 -- name: closed_groups
 SELECT t.type, g.name
@@ -154,9 +154,10 @@ SELECT count(*) FROM (
 -- While the group is closed, nobody can say in which shard the entity is.
 SELECT e.outcome, e.updated_at, EXISTS (
         SELECT 1 FROM pending p
-        JOIN outbox o ON o.request_id = p.request_id
+        CROSS JOIN LATERAL (SELECT * FROM outbox WHERE outbox.request_id = p.request_id OFFSET 0) o
         WHERE p.shard_id = place.shard_id AND p.entity_hash = %(entity_hash)b
           AND o.type = %(type)b AND o.entity_id = %(entity_id)b
+        OFFSET 0
     ) AS processing, CASE WHEN NOT place.open THEN place.name END AS closed
 FROM (
     SELECT g.name, g.open, g.first_shard + mod(mod(%(entity_hash)b::bigint, g.shards)

@@ -26,13 +26,13 @@ SELECT extract(epoch FROM clock_timestamp())::double precision, array(
 -- meanwhile) is left alone, too.
 WITH page AS MATERIALIZED (
     SELECT o.request_id, o.shard_id, o.type, o.message, o.replied_at, o.key_digest IS NOT NULL AS keyed,
-           octet_length(o.reply) = 0 AS emptied
+           octet_length(o.reply) = 0 AS emptied, o.ctid AS place
     FROM outbox o
     WHERE o.request_id > %(after)b AND o.request_id <= %(until)b
     ORDER BY o.request_id
     LIMIT %(page)b
 ), due AS MATERIALIZED (
-    SELECT page.request_id, page.replied_at, NOT page.keyed OR page.replied_at <= now() - term.keep_keys AS whole
+    SELECT page.request_id, page.place, page.replied_at, NOT page.keyed OR page.replied_at <= now() - term.keep_keys AS whole
     FROM page
     LEFT JOIN retention r ON r.namespace = %(namespace)b AND r.type = page.type AND r.message = page.message
     CROSS JOIN LATERAL (
@@ -42,22 +42,30 @@ WITH page AS MATERIALIZED (
     WHERE page.shard_id >= %(first_shard)b AND page.shard_id < %(first_shard)b + %(shards)b
       AND page.replied_at <= now() - CASE WHEN page.emptied THEN term.keep_keys ELSE term.keep END
       AND NOT EXISTS (SELECT FROM dead_letter d
-                      WHERE d.request_id = page.request_id AND d.requeued_at IS NULL)
+                      WHERE d.request_id = page.request_id AND d.requeued_at IS NULL OFFSET 0)
 ), removed AS (
     DELETE FROM outbox o
     USING due
-    WHERE due.whole AND o.request_id = due.request_id AND o.replied_at = due.replied_at AND o.reply IS NOT NULL
+    WHERE due.whole AND o.ctid = due.place AND o.replied_at = due.replied_at AND o.reply IS NOT NULL
     RETURNING o.request_id
 ), emptied AS (
     UPDATE outbox o
     SET reply = '', envelope = ''
     FROM due
-    WHERE NOT due.whole AND o.request_id = due.request_id AND o.replied_at = due.replied_at AND o.reply IS NOT NULL
+    WHERE NOT due.whole AND o.ctid = due.place AND o.replied_at = due.replied_at AND o.reply IS NOT NULL
     RETURNING o.request_id
 ), letters AS (
-    DELETE FROM dead_letter d USING due WHERE d.request_id = due.request_id
+    DELETE FROM dead_letter d
+    USING due
+    CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM dead_letter WHERE dead_letter.request_id = due.request_id OFFSET 0
+    ) found
+    WHERE d.ctid = found.place
 ), signals AS (
-    DELETE FROM signal s USING due WHERE s.request_id = due.request_id
+    DELETE FROM signal s
+    USING due
+    CROSS JOIN LATERAL (SELECT ctid AS place FROM signal WHERE signal.request_id = due.request_id OFFSET 0) found
+    WHERE s.ctid = found.place
 )
 SELECT coalesce(max(page.request_id), %(after)b), count(*), (SELECT count(*) FROM removed),
        (SELECT count(*) FROM emptied)

@@ -22,17 +22,17 @@ WITH owned AS (
     -- A row that somebody has locked (to cancel it) keeps nobody else waiting. One without an unanswered request
     -- (its type is null) goes, and nothing comes of it.
     SELECT * FROM (
-        SELECT t.*, o.seq AS sent_seq, o.type, o.entity_id, o.envelope,
+        SELECT t.*, o.seq AS sent_seq, o.place AS outbox_place, o.type, o.entity_id, o.envelope,
                coalesce(sum(octet_length(o.envelope)) OVER (ORDER BY t.due_at, o.seq, t.request_id), 0)
                    - coalesce(octet_length(o.envelope), 0) AS before
         FROM due
         CROSS JOIN LATERAL (
-            SELECT * FROM timer
+            SELECT *, ctid AS place FROM timer
             WHERE timer.shard_id = due.shard_id AND timer.due_at = due.due_at AND timer.request_id = due.request_id
             FOR UPDATE SKIP LOCKED
         ) t
         LEFT JOIN LATERAL (
-            SELECT seq, type, entity_id, envelope FROM outbox
+            SELECT seq, type, entity_id, envelope, ctid AS place FROM outbox
             WHERE outbox.request_id = t.request_id AND outbox.reply IS NULL
             OFFSET 0
         ) o ON true
@@ -41,16 +41,20 @@ WITH owned AS (
 ), fired AS (
     DELETE FROM timer t
     USING chosen c
-    WHERE t.shard_id = c.shard_id AND t.due_at = c.due_at AND t.request_id = c.request_id
+    WHERE t.ctid = c.place
     RETURNING t.request_id
 ), numbered AS MATERIALIZED (
     SELECT nextval('outbox_seq') AS seq, c.*
-    FROM (SELECT * FROM chosen WHERE type IS NOT NULL ORDER BY due_at, sent_seq) c
+    FROM (
+        SELECT * FROM chosen
+        WHERE type IS NOT NULL AND (request_id IN (SELECT request_id FROM fired)) IS TRUE
+        ORDER BY due_at, sent_seq
+    ) c
 ), queued AS (
     INSERT INTO pending (shard_id, seq, request_id, entity_hash, attempts, retries, failing_since, suspended)
     SELECT shard_id, seq, request_id, entity_hash, attempts, retries, failing_since, suspended FROM numbered
 ), renumbered AS (
-    UPDATE outbox o SET seq = numbered.seq FROM numbered WHERE o.request_id = numbered.request_id
+    UPDATE outbox o SET seq = numbered.seq FROM numbered WHERE o.ctid = numbered.outbox_place
 )
 SELECT shard_id, seq, request_id, type, entity_id, envelope, attempts, retries,
        extract(epoch FROM clock_timestamp() - failing_since)::float8 AS failing, 0::float8 AS wait,

@@ -1,20 +1,27 @@
 -- name: load_entities
 SELECT e.shard_id, e.type, e.entity_id, e.version, e.state, e.state_version
 FROM unnest(%(shard_ids)b::integer[], %(types)b::text[], %(entity_ids)b::text[]) AS a (shard_id, type, entity_id)
-JOIN entity e ON e.shard_id = a.shard_id AND e.type = a.type AND e.entity_id = a.entity_id
+CROSS JOIN LATERAL (
+    SELECT * FROM entity
+    WHERE entity.shard_id = a.shard_id AND entity.type = a.type AND entity.entity_id = a.entity_id
+    OFFSET 0
+) e
 
 -- name: commit_turns
 -- The commit of many turns in one statement, on the session that holds the shards' advisory locks. Each
 -- turn is applied wholly or not at all:
---   gate      its row in pending exists (unanswered) and its entity has the expected version,
--- (IN and NOT IN on the CTEs, in these forms, are hashed; with hash joins off an ordinary join of two CTEs is
--- a nested loop over both.)
+--   found     its row in pending exists (unanswered) and its entity has the expected version,
 --   conflict  a request that it sends meets a known key with another payload: refused, nothing is written,
 --   closed    a request that it sends is for a group that `entityq reshard` has closed: nothing is written, yet,
 --   then      reply, state (a new one is a plain insert), outgoing requests and dead letters are written.
 -- All parts see one snapshot. Where a concurrent writer came between the snapshot and a write, a count in
 -- the last SELECT differs, and the division by zero there undoes the whole statement; the committer then
--- halves the batch until the turn is alone. The same holds for a plain insert that meets a row.
+-- halves the batch until the turn is alone. The same holds for a plain insert that meets a row. A row of pending
+-- that was written in between (somebody asks for a cancel) is not deleted, and its turn not applied.
+-- Rows are looked up once, each by its key (LATERAL with OFFSET 0 leaves the planner no other order: whatever the
+-- statistics say, it never goes through a table and looks for a turn for each row), and then written by their
+-- place (ctid). IN and NOT IN on the CTEs, in these forms, are hashed; with hash joins off an ordinary join of two
+-- CTEs is a nested loop over both.
 WITH turn AS (
     SELECT * FROM unnest(
         %(positions)b::integer[], %(request_ids)b::bigint[], %(shard_ids)b::integer[], %(seqs)b::bigint[],
@@ -47,22 +54,35 @@ WITH turn AS (
     SELECT sent.position, sent.place, sent.request_id, o.request_id AS first_request_id,
            o.payload_hash = sent.payload_hash AS same
     FROM sent
-    JOIN outbox o ON o.key_digest = sent.key_digest
+    CROSS JOIN LATERAL (SELECT * FROM outbox WHERE outbox.key_digest = sent.key_digest OFFSET 0) o
+), found AS MATERIALIZED (
+    SELECT turn.*, p.place AS pending_place, o.place AS outbox_place, e.place AS entity_place
+    FROM turn
+    CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM pending
+        WHERE pending.shard_id = turn.shard_id AND pending.seq = turn.seq
+        OFFSET 0
+    ) p
+    LEFT JOIN LATERAL (SELECT ctid AS place FROM outbox WHERE outbox.request_id = turn.request_id OFFSET 0) o ON true
+    LEFT JOIN LATERAL (
+        SELECT ctid AS place, version FROM entity
+        WHERE turn.version IS NOT NULL
+          AND entity.shard_id = turn.shard_id AND entity.type = turn.type AND entity.entity_id = turn.entity_id
+        OFFSET 0
+    ) e ON true
+    WHERE turn.position NOT IN (SELECT position FROM known WHERE NOT same)
+      AND turn.position NOT IN (SELECT position FROM sent WHERE NOT open)
+      AND (turn.version IS NULL OR turn.version = coalesce(e.version, 0))
 ), answered AS (
     DELETE FROM pending p
-    USING turn
-    WHERE p.shard_id = turn.shard_id AND p.seq = turn.seq
-      AND turn.position NOT IN (SELECT position FROM known WHERE NOT same)
-      AND turn.position NOT IN (SELECT position FROM sent WHERE NOT open)
-      AND (turn.version IS NULL OR turn.version = coalesce((
-            SELECT e.version FROM entity e
-            WHERE e.shard_id = turn.shard_id AND e.type = turn.type AND e.entity_id = turn.entity_id), 0))
-    RETURNING turn.*
+    USING found
+    WHERE p.ctid = found.pending_place
+    RETURNING found.*
 ), replied AS (
     UPDATE outbox o
     SET reply = answered.reply, replied_at = now(), epoch = answered.epoch
     FROM answered
-    WHERE o.request_id = answered.request_id AND o.reply IS NULL
+    WHERE o.ctid = answered.outbox_place AND o.reply IS NULL
     RETURNING o.request_id
 ), created AS (
     INSERT INTO entity (shard_id, type, entity_id, version, epoch, outcome, state, state_version)
@@ -76,31 +96,45 @@ WITH turn AS (
         state_version = CASE WHEN answered.state IS NULL THEN e.state_version ELSE answered.state_version END
     FROM answered
     WHERE answered.version > 0 AND NOT answered.forget
-      AND e.shard_id = answered.shard_id AND e.type = answered.type AND e.entity_id = answered.entity_id
-      AND e.version = answered.version
+      AND e.ctid = answered.entity_place AND e.version = answered.version
     RETURNING e.entity_id
 ), removed AS (
     DELETE FROM entity e
     USING answered
     WHERE answered.version > 0 AND answered.forget
-      AND e.shard_id = answered.shard_id AND e.type = answered.type AND e.entity_id = answered.entity_id
-      AND e.version = answered.version
+      AND e.ctid = answered.entity_place AND e.version = answered.version
     RETURNING e.entity_id
-), forgotten AS (
+), forgettable AS MATERIALIZED (
     -- The forgetting turn's own request is kept, so that a caller who missed the reply still finds it.
-    DELETE FROM outbox o
-    USING answered
-    WHERE answered.forget AND o.entity_hash = answered.entity_hash AND o.shard_id = answered.shard_id
-      AND o.type = answered.type AND o.entity_id = answered.entity_id AND o.seq < answered.seq
-      -- Also what has never been due: it would bring the entity back. What failed and is parked will be answered.
-      AND (o.reply IS NOT NULL OR EXISTS (
-            SELECT FROM timer t
-            WHERE t.request_id = o.request_id AND t.attempts = 0 AND t.retries = 0 AND NOT t.suspended))
-    RETURNING o.request_id
+    SELECT o.*
+    FROM answered
+    CROSS JOIN LATERAL (
+        SELECT request_id, ctid AS place FROM outbox
+        WHERE outbox.entity_hash = answered.entity_hash AND outbox.seq < answered.seq
+          AND outbox.shard_id = answered.shard_id AND outbox.type = answered.type
+          AND outbox.entity_id = answered.entity_id
+          -- Also what has never been due: it would bring the entity back. What failed and is parked will be answered.
+          AND (outbox.reply IS NOT NULL OR EXISTS (
+                SELECT FROM timer t
+                WHERE t.request_id = outbox.request_id AND t.attempts = 0 AND t.retries = 0 AND NOT t.suspended
+                OFFSET 0))
+        OFFSET 0
+    ) o
+    WHERE answered.forget
+), forgotten AS (
+    DELETE FROM outbox o USING forgettable f WHERE o.ctid = f.place RETURNING o.request_id
 ), untimed AS (
-    DELETE FROM timer t USING forgotten WHERE t.request_id = forgotten.request_id
+    DELETE FROM timer t
+    USING forgotten f
+    CROSS JOIN LATERAL (SELECT ctid AS place FROM timer WHERE timer.request_id = f.request_id OFFSET 0) found
+    WHERE t.ctid = found.place
 ), unburied AS (
-    DELETE FROM dead_letter d USING forgotten WHERE d.request_id = forgotten.request_id
+    DELETE FROM dead_letter d
+    USING forgotten f
+    CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM dead_letter WHERE dead_letter.request_id = f.request_id OFFSET 0
+    ) found
+    WHERE d.ctid = found.place
 ), numbered AS MATERIALIZED (
     SELECT nextval('outbox_seq') AS seq, s.* FROM (
         SELECT sent.* FROM sent
