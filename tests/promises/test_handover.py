@@ -49,9 +49,12 @@ async def load(sender: Sending, entities: Sequence[str]) -> AsyncGenerator[dict[
 def assigned(cluster: Cluster, runners: Sequence[Running]) -> dict[int, int]:
     """By shard id, the incarnation that should have it."""
     incarnations = pairs(cluster, b"SELECT name, incarnation FROM entityq.runner")
-    places = dict(cluster.sql.execute(b"SELECT name, place FROM entityq.runner"))
+    places = {
+        str(name): str(place)
+        for name, place in cluster.sql.execute(b"SELECT name, place FROM entityq.runner")
+    }
     candidates = [
-        Candidate(incarnations[running.name], weight_of(running), place=str(places[running.name]))
+        Candidate(incarnations[running.name], weight_of(running), place=places[running.name])
         for running in runners
     ]
     return assign(sorted(pairs(cluster, OWNERS)), candidates)
