@@ -1,6 +1,5 @@
 """Statements look rows up by their keys, whatever the statistics say (decision 2)."""
 
-import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, cast
@@ -72,7 +71,7 @@ async def generic_plan(connection: Connection, query: bytes) -> dict[str, Any]:
     cursor = await connection.execute(b"EXPLAIN (FORMAT JSON) EXECUTE planned" + nulls)
     row = await cursor.fetchone()
     assert row is not None
-    found = row[0] if isinstance(row[0], list) else json.loads(str(row[0]))
+    found = cast("list[dict[str, Any]]", row[0])
     return cast("dict[str, Any]", found[0]["Plan"])
 
 

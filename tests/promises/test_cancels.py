@@ -322,7 +322,7 @@ def test_there_is_one_reply_whatever_comes_together(
         max_examples=8,
         deadline=None,
         database=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
         derandomize=False,
     )
     @given(PLANS)
