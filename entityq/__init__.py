@@ -28,7 +28,9 @@ from entityq.failure import Failure, UnknownFailure
 from entityq.receipt import Receipt
 from entityq.request import Request
 from entityq.retry import RetryPolicy
+from entityq.schedules import UnknownSchedule
 from entityq.sent import Sent
+from entityq.singleton import SingletonContext
 from entityq.status import EntityStatus
 from entityq.upcast import Upcaster, upcast
 
@@ -60,8 +62,10 @@ __all__ = [
     "RunnerUnavailable",
     "SendTimeout",
     "Sent",
+    "SingletonContext",
     "TurnContext",
     "UnknownFailure",
+    "UnknownSchedule",
     "UnsafeConfiguration",
     "Upcaster",
     "message",

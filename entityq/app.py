@@ -16,6 +16,7 @@ from entityq.client.clients import Clients
 from entityq.codec import Limits
 from entityq.config import Servers, Settings
 from entityq.context import sender_for
+from entityq.cron import Cron
 from entityq.dead_letters import DeadLetters
 from entityq.definition import EntityDefinition
 from entityq.entity import Entity
@@ -31,6 +32,7 @@ from entityq.runner.runner import Runner
 from entityq.sent import Sent
 from entityq.serializer import Serializer
 from entityq.servers import AppServers
+from entityq.singleton import SingletonDecorator
 from entityq.snowflake import Snowflakes, client_machine
 from entityq.task import Task, TaskDecorator
 
@@ -160,6 +162,16 @@ class EntityQ:
     def dead_letters(self) -> DeadLetters:
         """Requests that were given up: `await app.dead_letters(type="Account")`, `.requeue(id)`, `.discard(id)`."""
         return DeadLetters(self._connect, lambda: self.settings.namespace)
+
+    @cached_property
+    def cron(self) -> Cron:
+        """Schedules: `@app.cron("*/5 * * * *")` above `@app.task`; `await app.cron.at("report").pause()`."""
+        return Cron(self, self._register)
+
+    @cached_property
+    def singleton(self) -> SingletonDecorator:
+        """Functions of which one runs in the cluster: `@app.singleton` or `@app.singleton(name=...)`."""
+        return SingletonDecorator(self._register)
 
     @asynccontextmanager
     async def _connect(self) -> AsyncGenerator[Connection, None]:

@@ -42,6 +42,14 @@ class BoundMessage(Generic[P, R]):
         self._locate = locate
         self._options = options
 
+    @property
+    def entity(self) -> EntityDefinition:
+        return self._entity
+
+    @property
+    def definition(self) -> MessageDefinition:
+        return self._message
+
     async def ask(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Waits for the reply. Raises the entity's Failure, or an EntityQError."""
         reply: R = await sender_for(self._home).ask(self._new_call(args, kwargs))

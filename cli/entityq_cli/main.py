@@ -15,6 +15,7 @@ _COMMANDS = (
     LazyCommand("cancel", "entityq_cli.cancel", "Cancel a request: it is not run, or is interrupted."),
     LazyCommand("requeue", "entityq_cli.requeue", "Run requests again that were given up."),
     LazyCommand("dead-letters", "entityq_cli.dead_letters", "Show and handle requests that were given up."),
+    LazyCommand("cron", "entityq_cli.cron", "Show and handle schedules."),
     LazyCommand("status", "entityq_cli.status", "Show runners, shards and pending requests."),
     LazyCommand("inspect", "entityq_cli.inspection", "Show all that is known about an entity or a request."),
     LazyCommand("migrate", "entityq_cli.migrate", "Bring the database's schema up to date."),

@@ -25,6 +25,7 @@ from entityq.runner.cancels import Cancels
 from entityq.runner.catching_up import CatchingUp
 from entityq.runner.commit import Commit, Committed, Tenure
 from entityq.runner.committer import Committer
+from entityq.runner.declarations import Declarations
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.dispatcher import Dispatcher
 from entityq.runner.feeder import Feeder
@@ -45,6 +46,7 @@ from entityq.runner.resources import Resources
 from entityq.runner.setbacks import Setback, Setbacks
 from entityq.runner.shard_table import ShardTable
 from entityq.runner.shards import Shards
+from entityq.runner.singletons import SingletonRuns
 from entityq.runner.state_loader import StateLoader
 from entityq.runner.suspects import Suspects
 from entityq.runner.sweeper import Sweeper
@@ -159,6 +161,8 @@ class Life:
             deliver=self._dispatcher.row,
         )
         self._owner = self._new_owner()
+        self._declarations = Declarations(resources)
+        self._singletons = SingletonRuns(resources, self._tasks)
         self._keeper = LeaseKeeper(
             session,
             resources.current_facts,
@@ -333,6 +337,7 @@ class Life:
                 start(self._cancels.run(), "cancels")
                 start(self._owner.run(), "joins")
                 start(self._catching_up.run(), "catching up")
+                start(self._declarations.run(), "declarations")
                 start(self._passivation.run(), "passivation")
                 start(self._keeper.run(), "lease keeper")
                 start(PingAnswers(resources.control, me).run(), "ping answers")
@@ -397,9 +402,12 @@ class Life:
     def acquired(self, shard_id: int, epoch: int) -> None:
         self._owner.acquired(shard_id, epoch)
         self.timers.look()
+        self._declarations.acquired(shard_id)
+        self._singletons.acquired(shard_id, epoch)
 
     async def release(self, shard_id: int) -> None:
-        await self._owner.release(shard_id)
+        # At once: the termination time is that of both, and its end is told to both.
+        await asyncio.gather(self._singletons.release(shard_id), self._owner.release(shard_id))
 
     def lost(self, reason: str) -> None:
         """The leases are gone: what runs is stopped, and nothing of it can commit."""

@@ -16,6 +16,7 @@ from entityq.errors import UnsafeConfiguration
 from entityq.postgres.backlog import Backlog
 from entityq.postgres.connect import Pool, connect, connect_lease, open_pool, pooled
 from entityq.postgres.connection_budget import warn_when_short
+from entityq.postgres.cron import CronDesk
 from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.facts import Facts, load_facts, register_types
 from entityq.postgres.health import RunnerHealth
@@ -35,6 +36,7 @@ from entityq.runner.loop_watch import LIMIT
 from entityq.runner.resources import Resources
 from entityq.runner.runner import Runner
 from entityq.runner.turn_sender import TurnClient
+from entityq.schedules import equipped
 from entityq.serializer import Serializer
 
 log = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ async def open_runner(
             admit=admit,
             lease_url=servers.lease_url,
             backlog=Backlog(pool),
-            definitions=definitions,
+            definitions=equipped(definitions, facts.types, CronDesk(pool)),
             client=client,
             new_turn_connections=partial(
                 TurnConnections, url=servers.postgres_url, pool=pool, size=turns, left=reads

@@ -17,6 +17,7 @@ COMMANDS = (
     "cancel",
     "requeue",
     "dead-letters",
+    "cron",
     "status",
     "inspect",
     "migrate",
