@@ -127,6 +127,7 @@ async def cancel_during(scene: Scene) -> CancelOutcome:
     """While the other's transaction holds the row; it commits when the cancel waits for it."""
     cancelling = asyncio.create_task(scene.cancel())
     pid = scene.connection.info.backend_pid
+    blocked: list[object] = []
     for _ in range(1_000):
         blocked = await scene.do("SELECT cardinality(pg_blocking_pids(%s)) > 0", pid)
         if blocked == [True] or cancelling.done():
