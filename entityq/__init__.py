@@ -22,6 +22,7 @@ from entityq.errors import (
     RunnerNotRegistered,
     RunnerUnavailable,
     SendTimeout,
+    SignalTimeout,
     UnsafeConfiguration,
 )
 from entityq.failure import Failure, UnknownFailure
@@ -30,8 +31,9 @@ from entityq.request import Request
 from entityq.retry import RetryPolicy
 from entityq.schedules import UnknownSchedule
 from entityq.sent import Sent
+from entityq.signal_outcome import SignalOutcome
 from entityq.singleton import SingletonContext
-from entityq.status import EntityStatus
+from entityq.status import EntityStatus, PendingSignal
 from entityq.upcast import Upcaster, upcast
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "MailboxFull",
     "MalformedMessage",
     "PayloadTooLarge",
+    "PendingSignal",
     "PersistenceError",
     "PrimaryKeyConflict",
     "Receipt",
@@ -62,6 +65,8 @@ __all__ = [
     "RunnerUnavailable",
     "SendTimeout",
     "Sent",
+    "SignalOutcome",
+    "SignalTimeout",
     "SingletonContext",
     "TurnContext",
     "UnknownFailure",

@@ -32,6 +32,8 @@ from entityq.runner.runner import Runner
 from entityq.sent import Sent
 from entityq.serializer import Serializer
 from entityq.servers import AppServers
+from entityq.signal_outcome import SignalOutcome
+from entityq.signal_value import encode_signal
 from entityq.singleton import SingletonDecorator
 from entityq.snowflake import Snowflakes, client_machine
 from entityq.task import Task, TaskDecorator
@@ -105,6 +107,22 @@ class EntityQ:
     def cancel_blocking(self, request_id: int) -> CancelOutcome:
         """`cancel` from sync code."""
         return sender_for(self).blocking().cancel(request_id)
+
+    # ----- signals
+
+    async def signal(self, token: str, value: object = None) -> SignalOutcome:
+        """The value of the signal that a handler has made this token for, whether it waits already or will later.
+
+        It is stored when this returns, and only the first one counts. The value is what a reply may be; the handler
+        checks it when it waits. Raises MalformedMessage for a forged token, PayloadTooLarge, PersistenceError when
+        Postgres does not answer: then it is to be sent again.
+        """
+        return await sender_for(self).signal(token, encode_signal(value, Limits(self.settings.max_payload)))
+
+    def signal_blocking(self, token: str, value: object = None) -> SignalOutcome:
+        """`signal` from sync code."""
+        encoded = encode_signal(value, Limits(self.settings.max_payload))
+        return sender_for(self).blocking().signal(token, encoded)
 
     # ----- servers, clients and runners
 

@@ -1,16 +1,19 @@
 """The current turn, as the code that runs in it sees it."""
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, TypeVar, overload
 
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import TupleRow
 
 from entityq.errors import EntityQError
-from entityq.ports import Home, OwnTransaction, Sender
+from entityq.ports import Home, OwnSignals, OwnTransaction, Sender
 from entityq.transaction import TransactionBlock
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class TurnContext:
     deadline: datetime | None = None
     fencing_token: tuple[int, int] = (0, 0)
     own_transaction: OwnTransaction | None = field(default=None, repr=False, compare=False)
+    own_signals: OwnSignals | None = field(default=None, repr=False, compare=False)
 
     @property
     def connection(self) -> AsyncConnection[TupleRow]:
@@ -49,6 +53,61 @@ class TurnContext:
         is no connection to be had.
         """
         return TransactionBlock(self._own())
+
+    def signal_token(self, name: str) -> str:
+        """What `app.signal` needs to end this request's wait for the signal of this name: the same at every attempt,
+        and good from now on until the request is answered. Who has it can signal, and nobody else.
+
+        Raises EntityQError in a turn that is volatile or concurrent, MalformedMessage for a name that is none.
+        """
+        return self._signals().token(name)
+
+    @overload
+    def wait_for(self, name: str, *, timeout: float | None = None) -> Coroutine[Any, Any, Any]: ...
+
+    @overload
+    def wait_for(
+        self, name: str, type: type[T], *, timeout: float | None = None
+    ) -> Coroutine[Any, Any, T]: ...
+
+    @overload
+    def wait_for(self, name: str, type: Any, *, timeout: float | None = None) -> Coroutine[Any, Any, Any]: ...
+
+    def wait_for(
+        self, name: str, type: Any = Any, *, timeout: float | None = None
+    ) -> Coroutine[Any, Any, Any]:
+        """The value of the signal, checked and converted as `type`. For handlers that are an `async def`.
+
+        Where it has not come yet, the attempt ends here, and when it comes the handler runs again from its start:
+        with the fields as before the turn, asks before the wait joined, and sends before it not sent. What is raised
+        to end it is no Exception, and a handler must let it through. `timeout` (seconds) counts from there, by the
+        database's clock; then the wait raises SignalTimeout, which is a TimeoutError, in every later attempt too.
+
+        Raises MalformedMessage for a value that does not fit `type`; EntityQError in a turn that is volatile or
+        concurrent.
+        """
+        return self._signals().wait(name, type, timeout)
+
+    @overload
+    def wait_for_blocking(self, name: str, *, timeout: float | None = None) -> Any: ...
+
+    @overload
+    def wait_for_blocking(self, name: str, type: type[T], *, timeout: float | None = None) -> T: ...
+
+    @overload
+    def wait_for_blocking(self, name: str, type: Any, *, timeout: float | None = None) -> Any: ...
+
+    def wait_for_blocking(self, name: str, type: Any = Any, *, timeout: float | None = None) -> Any:
+        """The same for handlers that are plain functions."""
+        return self._signals().wait_blocking(name, type, timeout)
+
+    def _signals(self) -> OwnSignals:
+        if self.own_signals is None:
+            raise EntityQError(
+                f"the turn of request {self.request_id} cannot wait for signals: its message is volatile or concurrent",
+                advice="Use a persisted message that is not concurrent.",
+            )
+        return self.own_signals
 
     def _own(self) -> OwnTransaction:
         if self.own_transaction is None:

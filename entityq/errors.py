@@ -8,6 +8,7 @@ EntityQError
 ├── PersistenceError        Postgres did not commit the request, or it is unknown whether it did
 ├── MailboxFull             the entity's mailbox, or the group's pending requests, are at their limit
 ├── SendTimeout             no reply, or no acceptance, within the timeout
+├── SignalTimeout           in a handler: no signal within the wait's timeout
 ├── RunnerUnavailable       no live runner serves the shard group
 ├── RunnerNotRegistered     live runners serve the group, none knows the type or message
 ├── EntityNotAssigned       volatile: the shard is between owners
@@ -83,6 +84,12 @@ class MailboxFull(EntityQError):
 
 class SendTimeout(EntityQError, TimeoutError):
     """No reply, or no acceptance, within the timeout; `accepted` says which."""
+
+    accepted = Accepted.YES
+
+
+class SignalTimeout(EntityQError, TimeoutError):
+    """Raised by a handler's wait for a signal: it did not come within the wait's timeout, and will not any more."""
 
     accepted = Accepted.YES
 

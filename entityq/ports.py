@@ -1,6 +1,6 @@
 """What handles, messages and turns need of those who carry and keep things."""
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 from psycopg import AsyncConnection, Connection
@@ -14,6 +14,7 @@ from entityq.config import Settings
 from entityq.errors import EntityQError
 from entityq.receipt import Receipt
 from entityq.serializer import Serializer
+from entityq.signal_outcome import SignalOutcome
 from entityq.status import EntityStatus
 from entityq.stored_state import StoredState
 
@@ -33,6 +34,8 @@ class BlockingSender(Protocol):
     def broadcast(self, call: Call) -> Broadcast: ...
 
     def cancel(self, request_id: int) -> CancelOutcome: ...
+
+    def signal(self, token: str, value: bytes) -> SignalOutcome: ...
 
 
 class Sender(Protocol):
@@ -58,6 +61,10 @@ class Sender(Protocol):
         """Of a persisted request, whoever has sent it."""
         ...
 
+    async def signal(self, token: str, value: bytes) -> SignalOutcome:
+        """Of a request that a handler has made the token in; `value` is encoded. Raises MalformedMessage."""
+        ...
+
     async def status(self, address: Address) -> EntityStatus: ...
 
     def blocking(self) -> BlockingSender: ...
@@ -80,6 +87,25 @@ class OwnTransaction(Protocol):
         ...
 
     def begin_blocking(self) -> Connection[TupleRow]:
+        """The same for handlers that are plain functions, in their thread."""
+        ...
+
+
+class OwnSignals(Protocol):
+    """The signals of the current turn's request, as its handler sees them. Implemented by a runner.
+
+    A wait that finds no value ends the attempt, with what is no Exception.
+    """
+
+    def token(self, name: str) -> str:
+        """Raises MalformedMessage for its name."""
+        ...
+
+    def wait(self, name: str, annotation: object, timeout: float | None) -> Coroutine[Any, Any, Any]:
+        """The value; `timeout` is in seconds. Raises SignalTimeout, MalformedMessage for a value that does not fit."""
+        ...
+
+    def wait_blocking(self, name: str, annotation: object, timeout: float | None) -> Any:
         """The same for handlers that are plain functions, in their thread."""
         ...
 

@@ -1,10 +1,18 @@
 """What a caller can know about an entity without sending it a message."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 State = Literal["idle", "processing", "suspended", "complete", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSignal:
+    """What a suspended request waits for, and the token that it can be sent with."""
+
+    name: str
+    token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,4 +21,4 @@ class EntityStatus:
 
     state: State
     updated_at: datetime | None = None
-    pending_signal: str | None = None
+    pending_signal: PendingSignal | None = None

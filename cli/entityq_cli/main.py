@@ -13,6 +13,7 @@ _COMMANDS = (
     LazyCommand("send", "entityq_cli.send", "Send a message to an entity, or run a task."),
     LazyCommand("result", "entityq_cli.result", "Show the reply of a request."),
     LazyCommand("cancel", "entityq_cli.cancel", "Cancel a request: it is not run, or is interrupted."),
+    LazyCommand("signal", "entityq_cli.signal", "Send a handler the value that it waits for."),
     LazyCommand("requeue", "entityq_cli.requeue", "Run requests again that were given up."),
     LazyCommand("dead-letters", "entityq_cli.dead_letters", "Show and handle requests that were given up."),
     LazyCommand("cron", "entityq_cli.cron", "Show and handle schedules."),

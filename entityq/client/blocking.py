@@ -13,6 +13,7 @@ from entityq.cancel_outcome import CancelOutcome
 from entityq.errors import Accepted, EntityQError, SendTimeout
 from entityq.ports import BatchOutcome, Sender
 from entityq.receipt import Receipt
+from entityq.signal_outcome import SignalOutcome
 
 T = TypeVar("T")
 
@@ -109,5 +110,11 @@ class BlockingClient:
     def cancel(self, request_id: int) -> CancelOutcome:
         outcome: CancelOutcome = self._run(
             lambda sender: sender.cancel(request_id), self._send_timeout + GRACE
+        )
+        return outcome
+
+    def signal(self, token: str, value: bytes) -> SignalOutcome:
+        outcome: SignalOutcome = self._run(
+            lambda sender: sender.signal(token, value), self._send_timeout + GRACE
         )
         return outcome

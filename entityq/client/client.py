@@ -18,6 +18,7 @@ from entityq.client.many import Many, refuse_too_many
 from entityq.client.replying import Replying
 from entityq.client.send import Acceptance, Send
 from entityq.client.settlement import group_closed, unknown_type
+from entityq.client.signaller import Signaller
 from entityq.client.waiter import Waiting
 from entityq.config import Servers, Settings
 from entityq.definition import EntityDefinition
@@ -36,8 +37,10 @@ from entityq.postgres.session import ConnectionLost
 from entityq.receipt import Receipt
 from entityq.reply import Outcome
 from entityq.retry import TRANSIENT
+from entityq.signal_outcome import SignalOutcome
+from entityq.signal_token import SignalPlace, read_signal_token, signal_token
 from entityq.snowflake import Snowflakes, client_machine
-from entityq.status import EntityStatus
+from entityq.status import EntityStatus, PendingSignal
 
 RETRY = TRANSIENT
 
@@ -155,6 +158,11 @@ class Client:
             machinery.waiter.received([(request_id, None)])
         return outcome
 
+    async def signal(self, token: str, value: bytes) -> SignalOutcome:
+        """Raises MalformedMessage for a forged token, PersistenceError when Postgres does not answer."""
+        place = read_signal_token(self.facts.signal_key, token)
+        return await Signaller(self._machinery.reads, self._settings.namespace, RETRY).signal(place, value)
+
     async def status(self, address: Address) -> EntityStatus:
         """Raises PersistenceError when Postgres does not answer."""
         namespace = self._settings.namespace
@@ -166,6 +174,9 @@ class Client:
             raise PersistenceError(f"The status of {address} cannot be read: {error}") from error
         if stored.closed is not None:
             raise group_closed(stored.closed)
+        if stored.waiting is not None and stored.signal is not None:
+            token = signal_token(self.facts.signal_key, SignalPlace(stored.waiting, stored.signal))
+            return EntityStatus("suspended", stored.updated_at, PendingSignal(stored.signal, token))
         if stored.processing:
             return EntityStatus("processing", stored.updated_at)
         if stored.outcome is None:

@@ -19,6 +19,7 @@ from entityq.config import Settings
 from entityq.errors import Accepted, PersistenceError, SendTimeout
 from entityq.ports import BatchOutcome, Sender
 from entityq.receipt import Receipt
+from entityq.signal_outcome import SignalOutcome
 from entityq.status import EntityStatus
 
 
@@ -71,6 +72,9 @@ class Clients:
 
     async def cancel(self, request_id: int) -> CancelOutcome:
         return await (await self._current(asyncio.get_running_loop().time())).cancel(request_id)
+
+    async def signal(self, token: str, value: bytes) -> SignalOutcome:
+        return await (await self._current(asyncio.get_running_loop().time())).signal(token, value)
 
     async def status(self, address: Address) -> EntityStatus:
         return await (await self._current(asyncio.get_running_loop().time())).status(address)

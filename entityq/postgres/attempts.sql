@@ -31,7 +31,8 @@ WITH failed AS (
     UPDATE pending p
     SET retries = least(p.retries::integer + 1, 32767)::smallint,
         failing_since = coalesce(p.failing_since, clock_timestamp() - make_interval(secs => f.lasted)),
-        resume_at = clock_timestamp() + make_interval(secs => f.delay), started = NULL
+        resume_at = clock_timestamp() + make_interval(secs => f.delay), started = NULL,
+        suspended = false
     FROM found f
     WHERE NOT f.parked AND p.ctid = f.place
     RETURNING p.request_id

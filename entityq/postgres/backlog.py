@@ -24,6 +24,7 @@ class Row:
 
     `attempts`: turns of it that ended their process. `retries`: those that ended in a defect, for as long as it
     has been `failing`. It is not to be run before `wait` is over, and not at all when it is `cancelled`.
+    `suspended`: it waits for a signal, or, when `wait` is over, has waited in vain.
     """
 
     seq: int
@@ -34,6 +35,7 @@ class Row:
     retries: int = 0
     failing: float | None = None
     wait: float = 0.0
+    suspended: bool = False
     cancelled: bool = False
 
 
@@ -175,8 +177,17 @@ class Backlog:
 
 def row_of(row: tuple[Any, ...]) -> Row:
     """Of the columns of read_pending, from the seq on."""
-    seq, request_id, type_, entity_id, envelope, attempts, retries, failing, wait, *cancelled = row
+    seq, request_id, type_, entity_id, envelope, attempts, retries, failing, wait, suspended, *cancelled = row
     address = Address(type_, entity_id)
     return Row(
-        seq, request_id, address, envelope, attempts, retries, failing, max(0.0, wait or 0.0), *cancelled
+        seq,
+        request_id,
+        address,
+        envelope,
+        attempts,
+        retries,
+        failing,
+        max(0.0, wait or 0.0),
+        suspended,
+        *cancelled,
     )

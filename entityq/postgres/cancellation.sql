@@ -49,7 +49,7 @@ SELECT count(*) FROM replied
 -- name: read_cancelled
 -- Of these pending requests, those that are cancelled; the columns are those of read_pending.
 SELECT p.shard_id, p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts, p.retries,
-       NULL::float8 AS failing, NULL::float8 AS wait, p.cancelled
+       NULL::float8 AS failing, NULL::float8 AS wait, p.suspended, p.cancelled
 FROM unnest(%(shard_ids)b::integer[], %(seqs)b::bigint[]) AS asked (shard_id, seq)
 CROSS JOIN LATERAL (
     SELECT * FROM pending WHERE pending.shard_id = asked.shard_id AND pending.seq = asked.seq OFFSET 0

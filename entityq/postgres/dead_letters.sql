@@ -45,6 +45,9 @@ WITH wanted AS MATERIALIZED (
 ), queued AS (
     INSERT INTO pending (shard_id, seq, request_id, entity_hash)
     SELECT shard_id, seq, request_id, entity_hash FROM opened
+), waited AS (
+    -- What it has waited for in vain may come now; the values that came stay.
+    DELETE FROM signal s USING opened WHERE s.request_id = opened.request_id AND s.value IS NULL
 ), marked AS (
     UPDATE dead_letter d
     SET requeued_at = clock_timestamp(), requeued_by = %(by)s

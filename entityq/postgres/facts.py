@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from uuid import UUID
 
@@ -41,13 +41,15 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What everybody in the cluster agrees on; `types` is the group of each entity type."""
+    """What everybody in the cluster agrees on; `types` is the group of each entity type, `signal_key` that of the
+    tokens of signals."""
 
     namespace: str
     cluster_id: UUID
     default_shards: int
     groups: Mapping[str, Group]
     types: Mapping[str, str]
+    signal_key: bytes = field(default=b"", repr=False)
 
     def shard(self, shard_id: int) -> Shard:
         """The shard of an id in the outbox. Raises KeyError for an id of no group."""
@@ -87,7 +89,7 @@ async def load_facts(connection: Connection, namespace: str) -> Facts:
             f"There is no cluster with the namespace {namespace} in this database.",
             advice="Run `entityq migrate`, or correct the namespace.",
         )
-    cluster_id, format_version, default_shards = cluster
+    cluster_id, format_version, default_shards, signal_key = cluster
     if format_version != FORMAT_VERSION:
         raise UnsafeConfiguration(
             f"The cluster {namespace} stores format {format_version}; this code knows {FORMAT_VERSION}.",
@@ -101,6 +103,7 @@ async def load_facts(connection: Connection, namespace: str) -> Facts:
         default_shards=default_shards,
         groups=MappingProxyType({row[0]: Group(*row) for row in groups}),
         types=MappingProxyType(dict(types)),
+        signal_key=bytes(signal_key),
     )
 
 

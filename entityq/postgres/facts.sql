@@ -4,7 +4,7 @@ VALUES (%(namespace)s, %(format_version)s, %(shards)s)
 ON CONFLICT (namespace) DO NOTHING
 
 -- name: read_cluster
-SELECT cluster_id, format_version, default_shards FROM cluster WHERE namespace = %(namespace)s
+SELECT cluster_id, format_version, default_shards, signal_key FROM cluster WHERE namespace = %(namespace)s
 
 -- name: read_groups
 SELECT name, group_id, shards, first_shard, open FROM shard_group WHERE namespace = %(namespace)s ORDER BY name

@@ -80,13 +80,16 @@ class Known:
 class StoredStatus:
     """`outcome` is that of the entity's last turn, None when nothing was committed.
 
-    `closed` is the entity's group while `entityq reshard` has closed it: the rest is then not known.
+    `closed` is the entity's group while `entityq reshard` has closed it: the rest is then not known. `waiting` is the
+    request that waits for a signal, and `signal` its name.
     """
 
     outcome: int | None
     updated_at: datetime | None
     processing: bool
     closed: str | None = None
+    waiting: int | None = None
+    signal: str | None = None
 
 
 async def insert_requests(

@@ -85,9 +85,10 @@ SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_seq
 -- One page of the unanswered requests of each of these shards, each in outbox order. Whatever would follow the
 -- first `most_bytes` of envelopes is left out; the length of a large one is known without reading it.
 -- (OFFSET 0: a lookup by key, also where the statistics say that the outbox has but a row.)
-SELECT shard_id, seq, request_id, type, entity_id, envelope, attempts, retries, failing, wait, cancelled
+SELECT shard_id, seq, request_id, type, entity_id, envelope, attempts, retries, failing, wait, suspended, cancelled
 FROM (
-    SELECT s.place, s.shard_id, p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts, p.retries, p.cancelled,
+    SELECT s.place, s.shard_id, p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts, p.retries,
+           p.suspended, p.cancelled,
            extract(epoch FROM clock_timestamp() - p.failing_since)::float8 AS failing,
            CASE WHEN isfinite(p.resume_at) THEN extract(epoch FROM p.resume_at - clock_timestamp())::float8
                 ELSE extract(epoch FROM p.resume_at)::float8 END AS wait,
@@ -95,7 +96,7 @@ FROM (
     FROM unnest(%(shard_ids)b::integer[], %(afters)b::bigint[], %(positions)b::bigint[])
          WITH ORDINALITY AS s (shard_id, after, position, place)
     CROSS JOIN LATERAL (
-        SELECT seq, request_id, attempts, retries, failing_since, resume_at, cancelled FROM pending
+        SELECT seq, request_id, attempts, retries, failing_since, resume_at, suspended, cancelled FROM pending
         WHERE pending.shard_id = s.shard_id AND pending.seq > s.after AND pending.seq <= s.position
         ORDER BY pending.seq
         LIMIT %(page)b
@@ -108,9 +109,10 @@ ORDER BY place, seq
 -- name: read_pending_of_entity
 -- The same for one entity, always from its oldest one: one statement is one snapshot, in which whoever
 -- sees a request of a sender sees that sender's earlier ones too.
-SELECT seq, request_id, type, entity_id, envelope, attempts, retries, failing, wait, cancelled
+SELECT seq, request_id, type, entity_id, envelope, attempts, retries, failing, wait, suspended, cancelled
 FROM (
-    SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts, p.retries, p.cancelled,
+    SELECT p.seq, o.request_id, o.type, o.entity_id, o.envelope, p.attempts, p.retries,
+           p.suspended, p.cancelled,
            extract(epoch FROM clock_timestamp() - p.failing_since)::float8 AS failing,
            CASE WHEN isfinite(p.resume_at) THEN extract(epoch FROM p.resume_at - clock_timestamp())::float8
                 ELSE extract(epoch FROM p.resume_at)::float8 END AS wait,
@@ -151,14 +153,10 @@ SELECT count(*) FROM (
 ) counted
 
 -- name: entity_status
--- While the group is closed, nobody can say in which shard the entity is.
-SELECT e.outcome, e.updated_at, EXISTS (
-        SELECT 1 FROM pending p
-        CROSS JOIN LATERAL (SELECT * FROM outbox WHERE outbox.request_id = p.request_id OFFSET 0) o
-        WHERE p.shard_id = place.shard_id AND p.entity_hash = %(entity_hash)b
-          AND o.type = %(type)b AND o.entity_id = %(entity_id)b
-        OFFSET 0
-    ) AS processing, CASE WHEN NOT place.open THEN place.name END AS closed
+-- While the group is closed, nobody can say in which shard the entity is. Of its pending requests the oldest one
+-- decides: what is behind one that waits for a signal waits with it.
+SELECT e.outcome, e.updated_at, head.request_id IS NOT NULL AS processing,
+       CASE WHEN NOT place.open THEN place.name END AS closed, waited.request_id, waited.name
 FROM (
     SELECT g.name, g.open, g.first_shard + mod(mod(%(entity_hash)b::bigint, g.shards)
             + CASE WHEN %(entity_hash)b::bigint < 0 THEN g.wrap + g.shards ELSE 0 END, g.shards) AS shard_id
@@ -167,6 +165,31 @@ FROM (
     WHERE t.namespace = %(namespace)b AND t.type = %(type)b
 ) place
 LEFT JOIN entity e ON e.shard_id = place.shard_id AND e.type = %(type)b AND e.entity_id = %(entity_id)b
+LEFT JOIN LATERAL (
+    SELECT p.request_id, p.suspended AND p.resume_at > clock_timestamp() AS suspended
+    FROM pending p
+    CROSS JOIN LATERAL (SELECT * FROM outbox WHERE outbox.request_id = p.request_id OFFSET 0) o
+    WHERE p.shard_id = place.shard_id AND p.entity_hash = %(entity_hash)b
+      AND o.type = %(type)b AND o.entity_id = %(entity_id)b
+    ORDER BY p.seq
+    LIMIT 1
+) head ON true
+LEFT JOIN LATERAL (
+    SELECT t.request_id
+    FROM timer t
+    CROSS JOIN LATERAL (SELECT * FROM outbox WHERE outbox.request_id = t.request_id OFFSET 0) o
+    WHERE t.shard_id = place.shard_id AND t.entity_hash = %(entity_hash)b AND t.suspended
+      AND o.type = %(type)b AND o.entity_id = %(entity_id)b
+    ORDER BY o.seq
+    LIMIT 1
+) parked ON head.request_id IS NULL
+LEFT JOIN LATERAL (
+    SELECT s.request_id, s.name
+    FROM signal s
+    WHERE s.request_id = CASE WHEN head.suspended THEN head.request_id ELSE parked.request_id END
+      AND s.waiting AND s.signalled_at IS NULL
+    LIMIT 1
+) waited ON true
 
 -- name: notify_unpublished
 SELECT pg_notify(%(channel)b, %(payload)b)

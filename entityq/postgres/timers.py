@@ -46,6 +46,6 @@ async def fire_timers(session: Statements, shard_ids: Sequence[int], most: int =
     }
     *found, summary = await session.execute(_FIRE, values)
     rows: dict[int, list[Row]] = {}
-    for shard_id, *row in sorted((row[:10] for row in found), key=lambda row: row[1]):
+    for shard_id, *row in sorted((row[:11] for row in found), key=lambda row: row[1]):
         rows.setdefault(shard_id, []).append(row_of(tuple(row)))
-    return Fired(rows, *summary[10:])
+    return Fired(rows, *summary[11:])

@@ -57,11 +57,11 @@ WITH owned AS (
     UPDATE outbox o SET seq = numbered.seq FROM numbered WHERE o.ctid = numbered.outbox_place
 )
 SELECT shard_id, seq, request_id, type, entity_id, envelope, attempts, retries,
-       extract(epoch FROM clock_timestamp() - failing_since)::float8 AS failing, 0::float8 AS wait,
+       extract(epoch FROM clock_timestamp() - failing_since)::float8 AS failing, 0::float8 AS wait, suspended,
        NULL::float8 AS now, NULL::float8 AS next, NULL::boolean AS more
 FROM numbered
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
        extract(epoch FROM statement_timestamp())::float8,
        (SELECT extract(epoch FROM min(t.due_at))::float8
         FROM owned

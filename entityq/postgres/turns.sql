@@ -128,6 +128,11 @@ WITH turn AS (
     USING forgotten f
     CROSS JOIN LATERAL (SELECT ctid AS place FROM timer WHERE timer.request_id = f.request_id OFFSET 0) found
     WHERE t.ctid = found.place
+), unsignalled AS (
+    DELETE FROM signal s
+    USING forgotten f
+    CROSS JOIN LATERAL (SELECT ctid AS place FROM signal WHERE signal.request_id = f.request_id OFFSET 0) found
+    WHERE s.ctid = found.place
 ), unburied AS (
     DELETE FROM dead_letter d
     USING forgotten f

@@ -25,8 +25,9 @@ from entityq.runner.residents import Residents
 from entityq.runner.shard_table import ShardTable
 from entityq.runner.suspects import NotMarked, Suspects
 from entityq.runner.tasks import Tasks
+from entityq.runner.turn_ends import TurnDropped, TurnSetBack, TurnSuspended
 from entityq.runner.turn_slots import TurnSlots
-from entityq.runner.turns import TurnDropped, Turns, TurnSetBack
+from entityq.runner.turns import Turns
 from entityq.schema import NewerState
 
 log = logging.getLogger(__name__)
@@ -77,21 +78,12 @@ class Activations:
         try:
             async with self._alone(activation, request):
                 await self._turns.take(activation, request, message)
-        except TurnDropped as dropped:
+        except (TurnDropped, NotMarked) as dropped:
             log.warning(
                 "turn.dropped request=%s entity=%s: %s", request.request_id, activation.address, dropped
             )
-            if dropped.sends_to:
-                self._facts.outdated()
-            if dropped.pause:
-                await asyncio.sleep(PAUSE_AFTER_FAILURE)
-            if self._waits(activation, dropped.sends_to):
-                await self._until_open(activation, dropped.sends_to)
-            await self._drop(activation, request, message)
-        except NotMarked as reason:
-            log.warning(
-                "turn.dropped request=%s entity=%s: %s", request.request_id, activation.address, reason
-            )
+            if isinstance(dropped, TurnDropped):
+                await self._pause(activation, dropped)
             await self._drop(activation, request, message)
         except NewerState as newer:
             self._leave(activation, request, str(newer))
@@ -103,7 +95,16 @@ class Activations:
                 request.attempt,
                 setback,
             )
-            await self._step_aside(activation, request, message, setback)
+            self._step_aside(activation, request, setback, as_of=time.monotonic())
+            if message.changes_state:
+                await activation.end_instance()
+            self._deferrals.look_again()
+        except TurnSuspended as suspended:
+            log.info(
+                "turn.suspended request=%s entity=%s: %s", request.request_id, activation.address, suspended
+            )
+            self._step_aside(activation, request, suspended, as_of=suspended.as_of)
+            self._deferrals.look_again()
         except (LeaseLost, BatcherClosed):
             log.info("turn.lease_lost request=%s entity=%s", request.request_id, activation.address)
         except Exception:
@@ -113,6 +114,14 @@ class Activations:
             await self._drop(activation, request, message)
         finally:
             self._prefetch.remove()
+
+    async def _pause(self, activation: Activation, dropped: TurnDropped) -> None:
+        if dropped.sends_to:
+            self._facts.outdated()
+        if dropped.pause:
+            await asyncio.sleep(PAUSE_AFTER_FAILURE)
+        if self._waits(activation, dropped.sends_to):
+            await self._until_open(activation, dropped.sends_to)
 
     async def _until_open(self, activation: Activation, types: Set[str]) -> None:
         """While a group of these is closed, a handler that sends to it is not run again: for a while at most,
@@ -191,25 +200,22 @@ class Activations:
                 deferrals=self._deferrals,
             )
 
-    async def _step_aside(
-        self, activation: Activation, request: Request, message: MessageDefinition, setback: TurnSetBack
+    def _step_aside(
+        self, activation: Activation, request: Request, end: TurnSetBack | TurnSuspended, *, as_of: float
     ) -> None:
-        """Until the next attempt, which runs on a fresh instance, the request is in the outbox alone.
+        """Until the next attempt the request is in the outbox alone.
 
         So are those behind it, unless it is parked: nothing of the entity's has a place that others may need.
         """
         owned = self._shards.under(activation.tenure)
         if owned is not None:
-            if setback.parked:
+            if end.parked:
                 owned.intake.answered(request.request_id, request.seq)
                 self._acknowledge(owned, [request])
             else:
-                until = time.monotonic() + setback.delay
-                self._deferrals.back_off(owned.shard_id, activation.address, until)
+                until = time.monotonic() + end.delay
+                self._deferrals.back_off(owned.shard_id, activation.address, until, as_of=as_of)
                 self._leave_ordered(activation, owned, request)
-        if message.changes_state:
-            await activation.end_instance()
-        self._deferrals.look_again()
 
     def _leave_ordered(self, activation: Activation, owned: OwnedShard, failed: Request) -> None:
         """Volatile and concurrent requests stay: they need not wait."""

@@ -6,12 +6,15 @@ from itertools import count
 
 from entityq.address import Address
 
+# Times in the queue that do not count any more.
+MOST_LEFT_OVER = 1_000
+
 # A shard's id and an address in it.
 Entity = tuple[int, Address]
 
 
 class Backoffs:
-    """Times are those of one monotonic clock."""
+    """Times are those of one monotonic clock; infinity: until somebody ends it."""
 
     def __init__(self) -> None:
         self._until: dict[Entity, float] = {}
@@ -25,9 +28,20 @@ class Backoffs:
     def __len__(self) -> int:
         return len(self._until)
 
+    @property
+    def left_over(self) -> int:
+        """Of waits that have ended before their time."""
+        return len(self._queue) - len(self._until)
+
     def begin(self, entity: Entity, until: float) -> None:
         self._until[entity] = until
+        if math.isinf(until):
+            return
         heapq.heappush(self._queue, (until, next(self._numbers), entity))
+        if len(self._queue) > 2 * len(self._until) + MOST_LEFT_OVER:
+            # Waits for signals end long before their time.
+            self._queue = [entry for entry in self._queue if self._until.get(entry[2]) == entry[0]]
+            heapq.heapify(self._queue)
 
     def end(self, entity: Entity) -> None:
         """Before its time."""
@@ -46,5 +60,4 @@ class Backoffs:
     @property
     def next_due(self) -> float | None:
         """Not after the first that is due; None: at no time."""
-        first = self._queue[0][0] if self._queue else math.inf
-        return None if math.isinf(first) else first
+        return self._queue[0][0] if self._queue else None

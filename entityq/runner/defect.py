@@ -12,13 +12,14 @@ from entityq.errors import (
     PayloadTooLarge,
     PrimaryKeyConflict,
     ReplyExpired,
+    SignalTimeout,
 )
 from entityq.reply import Reply
 from entityq.retry import RetryPolicy, next_delay
 from entityq.runner.request import Request
 
 # The same code with the same arguments and the same state would raise them again.
-_LASTING = (MalformedMessage, PayloadTooLarge, PrimaryKeyConflict, ReplyExpired)
+_LASTING = (MalformedMessage, PayloadTooLarge, PrimaryKeyConflict, ReplyExpired, SignalTimeout)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,13 +2,19 @@
 those in backoff, from the moment when it ends."""
 
 import asyncio
+import time
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 
 from entityq.address import Address, entity_hash, signed64
 from entityq.runner.backoffs import Backoffs
 
 # Each is a few hundred bytes. More do not happen before everything is in backoff.
 MAX_BACKOFFS = 100_000
+
+# Seconds: for which a signal that was told of is remembered, and after which such an entity is looked at again.
+REMEMBER = 60.0
+LOOK_AGAIN = 0.1
 
 
 class Deferrals:
@@ -18,7 +24,15 @@ class Deferrals:
     served. A backoff is no part of `limit`: however many entities of a type fail, the others go on.
     """
 
-    def __init__(self, limit: int = 10_000, max_backoffs: int = MAX_BACKOFFS) -> None:
+    def __init__(
+        self,
+        limit: int = 10_000,
+        max_backoffs: int = MAX_BACKOFFS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        # When somebody last told of a signal of theirs, in the order of these times.
+        self._told: OrderedDict[tuple[int, Address], float] = OrderedDict()
+        self._clock = clock
         self._entities: OrderedDict[tuple[int, Address], bool] = OrderedDict()
         self._by_shard: defaultdict[int, dict[Address, int]] = defaultdict(dict)
         self._backoffs = Backoffs()
@@ -47,10 +61,16 @@ class Deferrals:
         if len(self._entities) >= self._limit:
             self._below_limit.clear()
 
-    def back_off(self, shard_id: int, address: Address, until: float) -> None:
-        """The oldest ordered request of the entity is not to be run before then, nor those behind it."""
+    def back_off(self, shard_id: int, address: Address, until: float, *, as_of: float | None = None) -> None:
+        """The oldest ordered request of the entity is not to be run before then, nor those behind it.
+
+        `as_of`: when the database was asked what says so, None: nobody knows.
+        """
         self._know(shard_id, address)
         self._entities.pop((shard_id, address), None)
+        if self._told_since((shard_id, address), as_of):
+            # What says that it waits may be older than what was told.
+            until = min(until, self._clock() + LOOK_AGAIN)
         self._backoffs.begin((shard_id, address), until)
         if len(self._backoffs) >= self._max_backoffs:
             self._below_limit.clear()
@@ -66,6 +86,22 @@ class Deferrals:
             self.room.set()
             self._removed()
         return self._backoffs.next_due
+
+    def signalled(self, shard_id: int, address: Address) -> None:
+        """Somebody tells that its oldest request need not wait for its signal any more.
+
+        That may be heard before a read, or a statement, that says that it has to wait: it is remembered for longer
+        than either can take.
+        """
+        self._told.pop((shard_id, address), None)
+        self._told[shard_id, address] = now = self._clock()
+        while next(iter(self._told.values())) < now - REMEMBER:
+            self._told.popitem(last=False)
+        self.end_backoff(shard_id, address)
+
+    def _told_since(self, entity: tuple[int, Address], as_of: float | None) -> bool:
+        told = self._told.get(entity)
+        return told is not None and told >= (self._clock() - REMEMBER if as_of is None else as_of)
 
     def end_backoff(self, shard_id: int, address: Address) -> None:
         """Before its time: its oldest request may be another one now."""

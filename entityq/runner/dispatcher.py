@@ -256,6 +256,7 @@ def _unreadable(row: Row) -> Envelope:
 def _tried(row: Row, envelope: Envelope, shard_id: int) -> Request:
     """With what the outbox knows of its earlier attempts."""
     request = Request(envelope, shard_id, row.seq, None, lost=row.attempts, retries=row.retries)
+    request.suspended = row.suspended
     if row.failing is not None:
         request.failing_since = time.monotonic() - row.failing
     return request

@@ -15,7 +15,6 @@ from entityq.postgres.lease_session import LeaseSession
 from entityq.postgres.transaction import Fence
 from entityq.redis.connect import open_connection
 from entityq.redis.consumer import StreamGroups, StreamReader
-from entityq.redis.control import ControlMessage
 from entityq.runner.activations import Activations
 from entityq.runner.announcer import Announcer
 from entityq.runner.answers import Answers
@@ -34,6 +33,7 @@ from entityq.runner.heart import Heart
 from entityq.runner.lease_keeper import LeaseKeeper
 from entityq.runner.listener import Listener
 from entityq.runner.loop_watch import LoopWatch
+from entityq.runner.news import News
 from entityq.runner.passivation import Passivation
 from entityq.runner.ping_check import PingAnswers
 from entityq.runner.places import Places
@@ -46,6 +46,7 @@ from entityq.runner.resources import Resources
 from entityq.runner.setbacks import Setback, Setbacks
 from entityq.runner.shard_table import ShardTable
 from entityq.runner.shards import Shards
+from entityq.runner.signals import RunnerSignals
 from entityq.runner.singletons import SingletonRuns
 from entityq.runner.state_loader import StateLoader
 from entityq.runner.suspects import Suspects
@@ -81,7 +82,7 @@ class Life:
         self.reason = ""
         self._session = session
         self._heart = heart
-        self._ended = asyncio.Queue[int]()
+        self._news = News(heart, resources.control)
         self._resources = resources
         self._over = asyncio.Event()
         self._tasks = Tasks(session.incarnation)
@@ -102,6 +103,14 @@ class Life:
         )
         self._setbacks = Batcher[Setback, bool](
             Setbacks(session, session.epochs).flush, max_items=COMMIT_BATCH, max_size=COMMIT_BATCH
+        )
+        self._signals = RunnerSignals(
+            session,
+            resources.signals,
+            resources.current_facts,
+            self.shards,
+            self.deferrals,
+            timer_in=self._timer_in,
         )
         self._announcer = Announcer(
             publish_replies=resources.replies.publish,
@@ -189,6 +198,7 @@ class Life:
             self._states,
             sender_of=new_sender,
             transaction_of=new_transaction,
+            signals=self._signals,
             commit=self._commit,
             set_back=self._set_back,
             applied=self._answers.committed,
@@ -285,8 +295,11 @@ class Life:
     async def _set_back(self, setback: Setback) -> bool:
         recorded = await self._setbacks.submit(setback, 1)
         if recorded and setback.parked:
-            self.timers.due_in(setback.delay)
+            self._timer_in(setback.delay)
         return recorded
+
+    def _timer_in(self, seconds: float) -> None:
+        self.timers.due_in(seconds)
 
     # ----- the life itself
 
@@ -317,6 +330,7 @@ class Life:
             resources.current_facts,
             timer_set=self.timers.heard,
             cancelled=self._cancels.heard,
+            signalled=self._signals.heard,
         )
         # Before the first shard is taken.
         attempts = AttemptRecord(self._heart.execute, resources, self._consumer, me)
@@ -324,11 +338,12 @@ class Life:
         try:
             async with self._tasks:
                 start(listener.run(), "listener")
-                start(self._tell_of_ends(), "death notices")
-                start(self._hear_of_joins(), "joins of others")
+                start(self._news.tell_of_ends(), "death notices")
+                start(self._news.hear_of_joins(), "joins of others")
                 start(self._reader.run(), "reader")
                 start(self._commits.run(), "committer")
                 start(self._setbacks.run(), "setbacks")
+                start(self._signals.run(), "suspensions")
                 start(self.timers.run(), "timers")
                 start(self._announcer.run(), "announcer")
                 start(self._states.run(), "state loader")
@@ -374,28 +389,10 @@ class Life:
 
     def runner_ended(self, incarnation: int) -> None:
         self._keeper.nudge()
-        self._ended.put_nowait(incarnation)
+        self._news.ended(incarnation)
 
     def not_a_member(self, reason: str) -> None:
         self._session.end(reason)
-
-    async def _hear_of_joins(self) -> None:
-        """One that ends before the heart has read it would be found out by polling."""
-
-        def hear(message: ControlMessage) -> None:
-            incarnation = message.fields.get("incarnation")
-            # Comes from outside, and can be anything.
-            if message.kind == "joined" and isinstance(incarnation, int) and 0 < incarnation < 1 << 63:
-                self._heart.joined(incarnation)
-
-        with self._resources.control.listening(hear):
-            await asyncio.Event().wait()
-
-    async def _tell_of_ends(self) -> None:
-        """So that all others look at once; one that misses it finds out by polling."""
-        while True:
-            incarnation = await self._ended.get()
-            await self._resources.control.publish(ControlMessage("died", {"incarnation": incarnation}))
 
     # ----- what the lease keeper calls
 

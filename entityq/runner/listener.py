@@ -14,6 +14,7 @@ from entityq.postgres.facts import facts_channel
 from entityq.postgres.lease_session import LeaseSession
 from entityq.postgres.outbox import parse_unpublished, unpublished_channel
 from entityq.postgres.pinned_connection import LeaseLost
+from entityq.postgres.signals import signals_channel
 from entityq.runner.shard_table import ShardTable
 
 log = logging.getLogger(__name__)
@@ -31,9 +32,10 @@ class Listener:
         *,
         timer_set: Callable[[str], None],
         cancelled: Callable[[str], None],
+        signalled: Callable[[str], None],
     ) -> None:
-        """`timer_set` and `cancelled` are called with what is told of each timer that is due soon, and of each request
-        that was cancelled."""
+        """`timer_set`, `cancelled` and `signalled` are called with what is told of each timer that is due soon, of
+        each request that was cancelled, and of each entity whose suspended request was signalled."""
         self._session = session
         self._timers_channel = timers_channel(namespace)
         self._timer_set = timer_set
@@ -41,12 +43,17 @@ class Listener:
         self._facts_channel = facts_channel(namespace)
         self._cancels_channel = cancels_channel(namespace)
         self._cancelled = cancelled
+        self._signals_channel = signals_channel(namespace)
+        self._signalled = signalled
         self._shards = shards
         self._facts = facts
 
     async def run(self) -> None:
         """Returns at once: what is heard from then on makes its shard catch up."""
         try:
+            # First of all statements, before a shard is acquired: a wait that a pass reads is ended by a signal that
+            # nobody else will find.
+            await self._session.listen(self._signals_channel, self._signalled)
             await self._session.listen(self._channel, self._heard)
             await self._session.listen(self._timers_channel, self._timer_set)
             await self._session.listen(self._cancels_channel, self._cancelled)

@@ -23,6 +23,7 @@ from entityq.postgres.health import RunnerHealth
 from entityq.postgres.migrate import require_schema
 from entityq.postgres.retention import Retention, declare
 from entityq.postgres.safety import check_rights, check_same_database, check_server, refuse_pooler
+from entityq.postgres.signals import SignalRows
 from entityq.postgres.transaction import TurnConnections, split
 from entityq.redis import safety as redis_safety
 from entityq.redis.breaker import Breaker
@@ -104,6 +105,7 @@ async def open_runner(
             new_health_check=new_health_check,
             health=RunnerHealth(pool),
             retention=Retention(pool, settings.namespace, keep=settings.keep, keep_keys=settings.keep_keys),
+            signals=SignalRows(pool),
             threads=threads,
             loop_limit=loop_limit,
         )

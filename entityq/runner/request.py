@@ -24,6 +24,8 @@ class Request:
     lost: int = 0
     retries: int = 0
     failing_since: float | None = None
+    # Has waited for a signal whose time has passed.
+    suspended: bool = False
     # Somebody has asked for its end.
     cancelled: bool = False
     # Runs its handler now, which may be interrupted.

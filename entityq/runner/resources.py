@@ -12,6 +12,7 @@ from entityq.postgres.backlog import Backlog
 from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.health import RunnerHealth
 from entityq.postgres.retention import Retention
+from entityq.postgres.signals import SignalRows
 from entityq.postgres.transaction import TurnConnections
 from entityq.redis.breaker import Breaker
 from entityq.redis.control import ControlChannel
@@ -48,6 +49,7 @@ class Resources:
     new_health_check: NewHealthCheck
     health: RunnerHealth
     retention: Retention
+    signals: SignalRows
     threads: Executor
     # Seconds for which the event loop may stand still before the process ends.
     loop_limit: float

@@ -24,6 +24,7 @@ from entityq.reply import Reply
 from entityq.runner.defect import Defect, is_lasting
 from entityq.runner.request import Request
 from entityq.runner.time_limit import limited, limited_thread
+from entityq.runner.turn_signals import Suspended, suspended
 from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
 from entityq.serializer import Serializer
 
@@ -74,6 +75,16 @@ def expired(request: Request, limits: TurnLimits) -> Reply:
     envelope = request.envelope
     text = f"{envelope.message} to {envelope.address} has expired: it was not started in time"
     return defect_reply(request.request_id, Interrupted, text, limits.reply)
+
+
+def swallowed(request: Request, result: Reply | Defect, name: str, limits: TurnLimits) -> Defect:
+    """Of a handler that did not let the end of its attempt through, and came to something else."""
+    error = EntityQError(
+        f"{request.envelope.address} waits for the signal {name!r}, and its handler caught what ends the attempt",
+        advice="Catch Exception, not BaseException, around wait_for; await it in the handler itself.",
+    )
+    error.__cause__ = result.error if isinstance(result, Defect) else None
+    return handler_defect(request, error, limits, lasting=True)
 
 
 @contextmanager
@@ -136,7 +147,7 @@ async def perform(
     serializer: Serializer,
     limits: TurnLimits,
 ) -> Reply | Defect:
-    """A success, a failure or a defect. Cancellation from outside goes through."""
+    """A success, a failure or a defect. Cancellation from outside goes through, and Suspended."""
     arguments = decode_arguments(request, message, serializer, limits)
     if isinstance(arguments, Defect):
         return arguments
@@ -161,6 +172,14 @@ async def _handled(
         return success_reply(request.request_id, value, message, limits.reply)
     except Failure as failure:
         return _failed(request, failure, limits)
+    except (Suspended, BaseExceptionGroup) as error:
+        if suspended(error):
+            if request.cancelled:
+                return interrupted(request, limits)
+            raise Suspended from None
+        if isinstance(error, Exception):
+            return handler_defect(request, error, limits)
+        raise
     except USER_ERRORS as error:
         raise_if_cancelled(error)
         if request.cancelled and isinstance(error, asyncio.CancelledError):

@@ -18,6 +18,7 @@ from entityq.ports import BatchOutcome, Sender
 from entityq.postgres.outbox import NewRequest
 from entityq.receipt import Receipt
 from entityq.runner.request import Request
+from entityq.signal_outcome import SignalOutcome
 from entityq.status import EntityStatus
 
 # The addresses that wait for this turn, oldest first, as "type/id" texts separated by a newline (which no
@@ -146,6 +147,11 @@ class TurnSender:
         self._require_running()
         return await self._client.cancel(request_id)
 
+    async def signal(self, token: str, value: bytes) -> SignalOutcome:
+        """At once: it is not undone when the turn is not applied."""
+        self._require_running()
+        return await self._client.signal(token, value)
+
     async def status(self, address: Address) -> EntityStatus:
         return await self._client.status(address)
 
@@ -255,6 +261,10 @@ class BlockingTurnSender:
 
     def cancel(self, request_id: int) -> CancelOutcome:
         outcome: CancelOutcome = self._run(lambda: self._sender.cancel(request_id))
+        return outcome
+
+    def signal(self, token: str, value: bytes) -> SignalOutcome:
+        outcome: SignalOutcome = self._run(lambda: self._sender.signal(token, value))
         return outcome
 
     def _run(self, work: Callable[[], Awaitable[Any]]) -> Any:

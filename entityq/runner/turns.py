@@ -5,67 +5,40 @@ What can be decided without a server is in `turn.py`; this module puts the steps
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
-from psycopg import DataError
 from psycopg import Error as PostgresError
-from psycopg.errors import DivisionByZero
-from psycopg.transaction import OutOfOrderTransactionNesting
 
 from entityq.batching import BatcherClosed
 from entityq.cause import cause_of
 from entityq.context import Turn, current_turn
 from entityq.definition import FORGET, MessageDefinition
 from entityq.definition import Activation as Instance
-from entityq.errors import EntityDefect, EntityQError, PrimaryKeyConflict
+from entityq.errors import EntityQError
 from entityq.ports import States
-from entityq.postgres.outbox import NewRequest
-from entityq.replies import defect_reply, success_reply
+from entityq.replies import success_reply
 from entityq.reply import Outcome, Reply
 from entityq.runner.activation import Activation
-from entityq.runner.commit import Applied, Commit, Committed, NotApplied, SendConflict, Tenure
+from entityq.runner.commit import Applied, Commit, Committed, NotApplied, Tenure
 from entityq.runner.defect import Defect, next_attempt
+from entityq.runner.giving_up import give_up, log_given_up, refused
 from entityq.runner.request import Request
 from entityq.runner.setbacks import Setback
+from entityq.runner.suspensions import Suspension
 from entityq.runner.transactions import HandlerTransaction
-from entityq.runner.turn import TurnLimits, expired, handler_defect, interrupted, perform
+from entityq.runner.turn import TurnLimits, expired, handler_defect, interrupted, perform, swallowed
+from entityq.runner.turn_ends import TurnDropped, TurnSetBack
 from entityq.runner.turn_sender import TurnSender
+from entityq.runner.turn_signals import Signals, Suspended, TurnSignals
 from entityq.runner.user_errors import USER_ERRORS, raise_if_cancelled
+from entityq.runner.waits import has_waited, resume, suspend
 from entityq.schema import NewerState
 from entityq.serializer import Serializer
 
 log = logging.getLogger(__name__)
-
-
-class TurnDropped(Exception):
-    """The turn was not applied: its activation is dropped, and the outbox decides what comes next.
-
-    `pause`: what was in the way is still there; trying at once would only run the handler again.
-    `sends_to`: the entity types that it sends to, where the group of one of them is closed.
-    """
-
-    def __init__(
-        self, outcome: NotApplied | SendConflict | PostgresError, sends: Sequence[NewRequest] = ()
-    ) -> None:
-        super().__init__(outcome.reason if isinstance(outcome, NotApplied) else str(outcome))
-        refused = isinstance(outcome, NotApplied) and outcome.passing
-        self.pause = isinstance(outcome, PostgresError) or refused
-        self.sends_to = frozenset(send.address.type for send in sends if refused)
-
-
-class TurnSetBack(Exception):
-    """The attempt failed, which is on record, and the next one comes after `delay` seconds.
-
-    `parked`: the request is no pending one until then.
-    """
-
-    def __init__(self, delay: float, *, parked: bool) -> None:
-        super().__init__(f"again in {delay:.3g} s")
-        self.delay = delay
-        self.parked = parked
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +58,7 @@ class Turns:
     Args:
         sender_of: the Sender for the code of one turn.
         transaction_of: the transaction that the code of one turn can begin.
+        signals: what turns wait for.
         commit: submits to the committer and returns what became of the commit.
         set_back: puts a failed attempt on record; whether the request is still there to be tried again.
         applied: called after a commit, with the outgoing requests that are to be published.
@@ -98,6 +72,7 @@ class Turns:
         *,
         sender_of: Callable[[Request], TurnSender],
         transaction_of: Callable[[Request, Tenure], HandlerTransaction],
+        signals: Signals,
         commit: Callable[[Commit], Awaitable[Committed]],
         set_back: Callable[[Setback], Awaitable[bool]],
         applied: Callable[[Commit, Applied], None],
@@ -110,6 +85,7 @@ class Turns:
         self._states = states
         self._sender_of = sender_of
         self._transaction_of = transaction_of
+        self._signals = signals
         self._commit = commit
         self._set_back = set_back
         self._applied = applied
@@ -123,9 +99,9 @@ class Turns:
         """One turn, to its end.
 
         Raises TurnDropped when it was not applied, TurnSetBack when the request is to be tried again later,
-        NewerState when this code is too old for the stored state.
+        TurnSuspended when it waits for a signal, NewerState when this code is too old for the stored state.
         """
-        if request.envelope.expired(self._clock()):
+        if request.envelope.expired(self._clock()) and not await has_waited(self._signals, request):
             await self._expired(activation, request)
             return
         if message.name == FORGET:
@@ -137,9 +113,13 @@ class Turns:
         elif message.concurrent:
             await self._concurrent(attempt)
         else:
+            await resume(self._signals, request)
             transaction = self._transaction_of(request, activation.tenure)
+            signals = TurnSignals(request, self._signals)
             try:
-                await self._ordered(attempt, transaction)
+                await self._ordered(attempt, transaction, signals)
+            except Suspended:
+                await self._suspend(attempt, transaction, signals)
             finally:
                 await transaction.end()
 
@@ -152,9 +132,15 @@ class Turns:
 
     # ----- the three kinds of turns
 
-    async def _ordered(self, attempt: _Attempt, transaction: HandlerTransaction) -> None:
+    async def _ordered(
+        self, attempt: _Attempt, transaction: HandlerTransaction, signals: TurnSignals
+    ) -> None:
         activation = attempt.activation
-        result = await self._run(attempt, self._activated(activation), transaction)
+        result = await self._run(attempt, self._activated(activation), transaction, signals)
+        if signals.refusal is not None:
+            raise TurnDropped(signals.refusal)
+        if signals.waits_for is not None:
+            result = swallowed(attempt.request, result, signals.waits_for[0], self._limits)
         state = activation.state
         if not isinstance(result, Defect) and result.outcome is Outcome.SUCCESS:
             try:
@@ -236,6 +222,7 @@ class Turns:
         attempt: _Attempt,
         instance: Awaitable[Instance],
         transaction: HandlerTransaction | None = None,
+        signals: TurnSignals | None = None,
     ) -> Reply | Defect:
         activation, request, sender = attempt.activation, attempt.request, attempt.sender
         try:
@@ -251,7 +238,9 @@ class Turns:
             _require_applicable(transaction)
         sender.begin(attempt.message.time_limit)
         context = sender.context(activation.tenure.epoch, activation.version)
-        token = current_turn.set(Turn(replace(context, own_transaction=transaction), sender))
+        token = current_turn.set(
+            Turn(replace(context, own_transaction=transaction, own_signals=signals), sender)
+        )
         try:
             return await perform(
                 request,
@@ -263,7 +252,24 @@ class Turns:
             )
         finally:
             sender.end()
+            if signals is not None:
+                signals.end()
             current_turn.reset(token)
+
+    # ----- wait for a signal
+
+    async def _suspend(
+        self, attempt: _Attempt, transaction: HandlerTransaction, signals: TurnSignals
+    ) -> None:
+        """The attempt leaves nothing behind but that it waits."""
+        activation, request = attempt.activation, attempt.request
+        if signals.waits_for is None:
+            raise AssertionError("a turn is suspended by its own wait")
+        name, timeout = signals.waits_for
+        await transaction.settle(interrupted(request, self._limits), self._limits)  # no success: rolled back
+        self._restore(activation)
+        parked = activation.definition.parks(attempt.message)
+        await suspend(self._signals, Suspension(activation.tenure, request, name, timeout, parked))
 
     # ----- commit
 
@@ -304,16 +310,16 @@ class Turns:
         if not isinstance(outcome, Applied):
             if commit.version is not None:  # others leave the state to the turn beside them
                 self._restore(activation)
-            defect = _refused(commit.request, outcome, self._limits)
+            defect = refused(commit.request, outcome, self._limits)
             if defect is None:
                 raise TurnDropped(outcome, commit.sends)
-            _give_up(commit, defect)
+            give_up(commit, defect)
             outcome = await self._committed(commit)
             if not isinstance(outcome, Applied):
                 raise TurnDropped(outcome, commit.sends)
         self._remember(activation, commit)
         if commit.given_up is not None:
-            _log_given_up(commit)
+            log_given_up(commit)
         self._applied(commit, outcome)
         if commit.forget or (commit.version is not None and commit.given_up is not None):
             # What the handler left in memory may be what was wrong.
@@ -352,47 +358,3 @@ class Turns:
 def _require_applicable(transaction: HandlerTransaction) -> None:
     if transaction.refusal is not None:
         raise TurnDropped(transaction.refusal)
-
-
-def _refused(
-    request: Request, outcome: NotApplied | SendConflict | PostgresError, limits: TurnLimits
-) -> Defect | None:
-    """What to store instead, or None when the turn must be dropped.
-
-    Only what the turn itself wants to write can be its defect; a lock, a full disk and the like pass.
-    """
-    if isinstance(outcome, SendConflict):
-        what = (
-            f"the turn sends a request whose primary key is known, with another payload, as request "
-            f"{outcome.first_request_id}; nothing of the turn was applied"
-        )
-        log.error(
-            "turn.send_conflict request=%s entity=%s: %s", request.request_id, request.envelope.address, what
-        )
-        error = PrimaryKeyConflict(what, request_id=outcome.first_request_id)
-        return Defect(error, defect_reply(request.request_id, EntityDefect, what, limits.reply), lasting=True)
-    # The statement's own word for "somebody came between" is a division by zero.
-    if isinstance(outcome, DataError | OutOfOrderTransactionNesting) and not isinstance(
-        outcome, DivisionByZero
-    ):
-        return handler_defect(request, outcome, limits, lasting=True)
-    return None
-
-
-def _give_up(commit: Commit, defect: Defect) -> None:
-    """Nothing of the turn is written but its reply."""
-    commit.reply, commit.encoded_reply = defect.reply, defect.reply.encode()
-    commit.state, commit.sends = None, []
-    commit.given_up, commit.attempts = cause_of(defect.error), commit.request.attempt
-
-
-def _log_given_up(commit: Commit) -> None:
-    envelope = commit.request.envelope
-    log.error(
-        "request.dead_letter request=%s entity=%s message=%s attempts=%s: `entityq dead-letters show %s` has the cause",
-        envelope.request_id,
-        envelope.address,
-        envelope.message,
-        commit.attempts,
-        envelope.request_id,
-    )

@@ -7,6 +7,7 @@ from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeVar, overload
 from entityq.call import Call
 from entityq.client.blocking import refuse_running_loop
 from entityq.client.client_thread import ClientThread
+from entityq.codec import Limits
 from entityq.config import Settings
 from entityq.definition import EntityDefinition
 from entityq.entity import Entity, new_handle
@@ -16,6 +17,8 @@ from entityq.ports import Home, Sender
 from entityq.request import Request, calls_of
 from entityq.sent import Sent
 from entityq.serializer import Serializer
+from entityq.signal_outcome import SignalOutcome
+from entityq.signal_value import encode_signal
 from entityq.task import Task
 from entityq.testing.in_process import InProcess
 
@@ -83,6 +86,17 @@ class InProcessClient(Generic[E]):
     def advance_blocking(self, seconds: float) -> None:
         """The same in sync code."""
         self.sender().advance_blocking(seconds)
+
+    async def signal(self, token: str, value: object = None) -> SignalOutcome:
+        """As `app.signal`, of a token that was made in this client."""
+        return await self.sender().signal(token, self._encoded_signal(value))
+
+    def signal_blocking(self, token: str, value: object = None) -> SignalOutcome:
+        """The same in sync code."""
+        return self.sender().blocking().signal(token, self._encoded_signal(value))
+
+    def _encoded_signal(self, value: object) -> bytes:
+        return encode_signal(value, Limits(self.settings.max_payload))
 
     async def settle(self) -> None:
         """Waits until every request is answered that is due, those that turns have sent too. Raises SendTimeout."""

@@ -37,7 +37,7 @@ from entityq.ports import BatchOutcome, Home
 from entityq.postgres.outbox import NewRequest
 from entityq.receipt import Receipt
 from entityq.replies import defect_reply, result_of
-from entityq.reply import Outcome, Reply, decode_reply
+from entityq.reply import Reply, decode_reply
 from entityq.runner.activation import Activation
 from entityq.runner.answers import cancelled_reply
 from entityq.runner.commit import Applied, Commit, Tenure
@@ -47,12 +47,16 @@ from entityq.runner.residents import Residents
 from entityq.runner.setbacks import Setback
 from entityq.runner.tasks import Tasks
 from entityq.runner.turn import TurnLimits
+from entityq.runner.turn_ends import TurnSetBack, TurnSuspended
 from entityq.runner.turn_sender import TurnSender
 from entityq.runner.turn_slots import TurnSlots
-from entityq.runner.turns import Turns, TurnSetBack
+from entityq.runner.turns import Turns
+from entityq.signal_outcome import SignalOutcome
 from entityq.snowflake import Snowflakes, client_machine
 from entityq.status import EntityStatus
+from entityq.testing.cancelling import Cancelling
 from entityq.testing.memory_outbox import SHARD, MemoryOutbox
+from entityq.testing.memory_signals import MemorySignals
 from entityq.testing.no_transaction import NoTransaction
 from entityq.testing.waiting import Waiting
 
@@ -74,13 +78,24 @@ class InProcess:
         self._outbox = MemoryOutbox()
         self._waiting = Waiting()
         self._replies: dict[int, asyncio.Future[bytes]] = {}
+        self._signals = MemorySignals(self._replies, self._waiting.now)
         self._residents = Residents(settings.max_resident)
+        self._cancels = Cancelling(
+            self._replies,
+            self._waiting,
+            self._residents,
+            self._signals,
+            answer=self._answer_cancelled,
+            drained=self.drained,
+            envelopes=self._envelopes,
+        )
         self._passivation = Passivation(self._residents, self, ended=lambda: None)
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="entityq turn")
         self._turns = Turns(
             self._outbox,
             sender_of=lambda request: TurnSender(request, self, self.slots.lent),
             transaction_of=lambda request, tenure: NoTransaction(),
+            signals=self._signals,
             commit=self._outbox.commit,
             set_back=_nothing_to_record,
             applied=self._applied,
@@ -142,10 +157,13 @@ class InProcess:
         return await self._home_loop.run(partial(self._broadcast, call))
 
     async def cancel(self, request_id: int) -> CancelOutcome:
-        return await self._home_loop.run(partial(self._cancel, request_id))
+        return await self._home_loop.run(partial(self._cancels.cancel, request_id))
+
+    async def signal(self, token: str, value: bytes) -> SignalOutcome:
+        return await self._home_loop.run(partial(self._signal, token, value))
 
     async def status(self, address: Address) -> EntityStatus:
-        return self._outbox.status(address)
+        return self._signals.status(address, self._outbox.status(address))
 
     def blocking(self) -> BlockingClient:
         settings = self._settings
@@ -158,33 +176,13 @@ class InProcess:
         self._require_known(call)
         return self._encoder.request(call)
 
-    # ----- cancelling
+    # ----- cancels and signals
 
     async def _cancel_call(self, call: Call, request_id: int) -> CancelOutcome:
-        return await (self._cancel(request_id) if call.message.persisted else refuse_volatile(call))
+        return await (self._cancels.cancel(request_id) if call.message.persisted else refuse_volatile(call))
 
-    async def _cancel(self, request_id: int) -> CancelOutcome:
-        reply = self._replies.get(request_id)
-        if reply is None:
-            raise EntityQError(f"This test client has no request {request_id}")
-        if reply.done():
-            ended = decode_reply(request_id, reply.result()).outcome
-            return CancelOutcome.CANCELLED if ended is Outcome.INTERRUPTED else CancelOutcome.ANSWERED
-        request = self._waiting.take_out(request_id)
-        if request is not None:
-            await self._answer_cancelled(
-                Request(decode_envelope(request.envelope, self._envelopes), SHARD, 0, None)
-            )
-            return CancelOutcome.CANCELLED
-        for activation in self._residents:
-            waiting = activation.take_out(request_id)
-            if waiting is not None:
-                await self._answer_cancelled(waiting)
-                self.drained(activation)
-                return CancelOutcome.CANCELLED
-            if activation.interrupt(request_id):
-                break
-        return CancelOutcome.REQUESTED
+    async def _signal(self, token: str, value: bytes) -> SignalOutcome:
+        return self._signals.signal(token, value)
 
     async def _answer_cancelled(self, request: Request) -> None:
         reply = cancelled_reply(request, self._limits.reply)
@@ -203,6 +201,7 @@ class InProcess:
     async def _advance(self, seconds: float) -> None:
         for request, seq in self._waiting.advance(seconds):
             self._deliver(request.envelope, seq)
+        self._signals.advance()
 
     async def settle(self) -> None:
         """Waits until every request that is due is answered. Raises SendTimeout after the setting ask_timeout."""
@@ -220,7 +219,7 @@ class InProcess:
                 raise SendTimeout(f"{len(waiting)} requests are not answered within {limit:g} s")
 
     def _unanswered(self) -> set[asyncio.Future[bytes]]:
-        later = self._waiting.request_ids
+        later = self._waiting.request_ids | self._signals.suspended
         return {
             reply
             for request_id, reply in self._replies.items()
@@ -285,9 +284,12 @@ class InProcess:
 
     def _deliver(self, encoded: bytes, seq: int) -> None:
         envelope = decode_envelope(encoded, self._envelopes)
-        definition = self._definitions[envelope.address.type]
-        request = Request(envelope, SHARD, seq, None)
         self._replies.setdefault(envelope.request_id, self._loop.create_future())
+        self._admit(Request(envelope, SHARD, seq, None))
+
+    def _admit(self, request: Request) -> None:
+        envelope = request.envelope
+        definition = self._definitions[envelope.address.type]
         activation = self._residents.get(SHARD, envelope.address)
         if activation is None:
             activation = Activation(definition, envelope.address, TENURE, self)
@@ -334,6 +336,18 @@ class InProcess:
             await self._turns.take(activation, request, message)
         except TurnSetBack as setback:
             await self._try_again(activation, request, message, parked=setback.parked)
+        except TurnSuspended as suspended:
+            if suspended.parked:
+                self.start(self._come_back(request), f"wait of {request.request_id}")
+                return
+            with self.slots.lent():
+                await self._signals.resumed(request)
+            await self.take_turn(activation, request, message)
+
+    async def _come_back(self, request: Request) -> None:
+        """What is parked comes after what is in the mailbox when its signal comes."""
+        await self._signals.resumed(request)
+        self._admit(request)
 
     async def _try_again(
         self, activation: Activation, request: Request, message: MessageDefinition, *, parked: bool

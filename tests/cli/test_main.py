@@ -15,6 +15,7 @@ COMMANDS = (
     "send",
     "result",
     "cancel",
+    "signal",
     "requeue",
     "dead-letters",
     "cron",

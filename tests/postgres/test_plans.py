@@ -9,11 +9,19 @@ import pytest
 from entityq.postgres.connect import Connection, connect
 from entityq.postgres.queries import load
 
-FILES = ("turns.sql", "outbox.sql", "timers.sql", "attempts.sql", "cancellation.sql", "retention.sql")
+FILES = (
+    "turns.sql",
+    "outbox.sql",
+    "timers.sql",
+    "attempts.sql",
+    "cancellation.sql",
+    "retention.sql",
+    "signals.sql",
+)
 # One row a request, an entity or a timer: what a scan of all of it would cost grows for ever.
 LARGE = frozenset({"outbox", "pending", "entity", "timer", "dead_letter", "signal"})
 # Bounded by what the caller wants counted; and what has no plan.
-NOT_PLANNED = frozenset({"count_pending", "estimate_pending", "begin", "commit", "rollback"})
+NOT_PLANNED = frozenset({"count_pending", "estimate_pending", "begin", "commit", "rollback", "hold_reshard"})
 
 STATEMENTS = [
     pytest.param(query, id=f"{file.removesuffix('.sql')}.{name}")
@@ -38,6 +46,7 @@ FILL = (
         b"INSERT INTO timer (shard_id, due_at, request_id, entity_hash)"
         b" SELECT n, now(), n, n FROM generate_series(1, %(rows)b::integer) AS n"
     ),
+    b"INSERT INTO signal (request_id, name) SELECT n, 'x' FROM generate_series(1, %(rows)b::integer) AS n",
 )
 
 

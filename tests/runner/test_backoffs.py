@@ -1,14 +1,15 @@
 """Entities in backoff: when they are due, and how many there may be."""
 
 import asyncio
+import math
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from entityq.address import Address
-from entityq.runner.backoffs import Backoffs
-from entityq.runner.deferrals import Deferrals
+from entityq.runner.backoffs import MOST_LEFT_OVER, Backoffs
+from entityq.runner.deferrals import LOOK_AGAIN, REMEMBER, Deferrals
 
 A, B = Address("A", "a"), Address("B", "b")
 
@@ -66,3 +67,35 @@ async def test_they_are_bounded_and_no_part_of_the_other_bound() -> None:
     assert not reading.done()
     deferrals.drop_shard(2)
     await asyncio.wait_for(reading, 1)
+
+
+def test_waits_that_end_before_their_time_leave_nothing() -> None:
+    backoffs = Backoffs()
+    for number in range(10 * MOST_LEFT_OVER):
+        backoffs.begin((number, A), 1e9)
+        backoffs.end((number, A))
+    backoffs.begin((1, A), 5.0)
+    assert backoffs.next_due == 5.0
+    assert backoffs.left_over <= MOST_LEFT_OVER
+
+
+async def test_a_signal_counts_against_what_was_read_before_it() -> None:
+    now = 100.0
+    deferrals = Deferrals(clock=lambda: now)
+    deferrals.back_off(1, A, math.inf, as_of=99.0)
+    deferrals.signalled(1, A)
+    assert deferrals.oldest(5) == [(1, A)]
+    # Of a read that nobody knows the time of, and of a statement that was sent before.
+    for as_of in (None, 99.0):
+        deferrals.back_off(1, A, math.inf, as_of=as_of)
+        assert deferrals.end_backoffs(now) == now + LOOK_AGAIN
+    # A statement that was sent afterwards knows better; and so does every read after a while.
+    deferrals.back_off(1, A, math.inf, as_of=100.5)
+    assert deferrals.end_backoffs(now) is None or not deferrals.oldest(5)
+    deferrals.signalled(2, B)
+    now += REMEMBER + 1
+    deferrals.signalled(2, A)
+    deferrals.back_off(2, B, math.inf)
+    deferrals.end_backoffs(1e9)
+    assert deferrals.in_backoff(2, B)
+    assert deferrals.in_backoff(1, A)

@@ -6,7 +6,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from entityq import EntityDefect, EntityQ, EntityStatus, Failure, MalformedMessage, Receipt, TurnContext
+from entityq import (
+    EntityDefect,
+    EntityQ,
+    EntityStatus,
+    Failure,
+    MalformedMessage,
+    Receipt,
+    SignalOutcome,
+    TurnContext,
+)
 from entityq.address import Address
 from entityq.broadcast import Broadcast
 from entityq.call import Call
@@ -46,6 +55,10 @@ class InPlace:
     async def cancel(self, request_id: int) -> CancelOutcome:
         del request_id
         return CancelOutcome.ANSWERED
+
+    async def signal(self, token: str, value: bytes) -> SignalOutcome:
+        del token, value
+        return SignalOutcome.UNKNOWN
 
     async def status(self, address: Address) -> EntityStatus:
         return EntityStatus("idle" if address in self.states else "complete")
@@ -114,6 +127,10 @@ class BlockingInPlace:
 
     def cancel(self, request_id: int) -> CancelOutcome:
         outcome: CancelOutcome = asyncio.run(finished(partial(self._sender.cancel, request_id)))
+        return outcome
+
+    def signal(self, token: str, value: bytes) -> SignalOutcome:
+        outcome: SignalOutcome = asyncio.run(finished(partial(self._sender.signal, token, value)))
         return outcome
 
 
