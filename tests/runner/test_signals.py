@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+import psycopg
 import pytest
 
 from entityq import (
@@ -92,6 +93,14 @@ class Till(Actor):
         async with asyncio.TaskGroup() as group:
             waiting = group.create_task(self.context.wait_for("go", str))
         return waiting.result()
+
+    @message
+    async def send_and_write(self, other: str) -> str:
+        async with self.context.transaction() as connection:
+            await connection.execute("INSERT INTO approved (id) VALUES (%s)", [self.id])
+        await type(self).at(other).count.send()
+        self._stage.tell(f"{self.id} waits {self.context.signal_token('go')}")
+        return str(await self.context.wait_for("go"))
 
     @message(concurrent=True)
     async def concurrent(self) -> None:
@@ -253,6 +262,26 @@ async def test_an_ask_before_the_wait_is_joined(cluster: LiveCluster) -> None:
     assert await app.signal(token, "go") is SignalOutcome.SIGNALLED
     assert await receipt == "go 101"
     assert cluster.stage.lines("b counted") == [""]
+
+
+async def test_what_an_attempt_did_that_waits_is_not_committed(
+    cluster: LiveCluster, postgres_url: str
+) -> None:
+    app = cluster.app()
+    tills = cluster.actor(app, Till)
+    await cluster.start(app)
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute("CREATE TABLE public.approved (id text PRIMARY KEY)")
+    receipt = await tills.at("a").send_and_write.send("b")
+    token = await token_of(cluster, "a waits")
+    await suspended(cluster)
+    assert await cluster.rows("SELECT count(*) FROM public.approved") == [0]
+    assert await cluster.requests() == 1
+    assert await app.signal(token, "go") is SignalOutcome.SIGNALLED
+    assert await receipt == "go"
+    await cluster.stage.saw("b counted")
+    assert await cluster.rows("SELECT id FROM public.approved") == ["a"]
+    assert await cluster.requests() == 2
 
 
 @pytest.mark.parametrize("head_of_line", ["block", "park"])
