@@ -134,7 +134,7 @@ class Schedules(Entity):
         """One more run, now, whatever the schedule says; returns its request id."""
         schedule = self._require_schedule()
         now = (await self._desk.look(0)).now
-        return await self._send(schedule, now, f"{self.context.request_id}")
+        return await self._send(schedule, now, now.isoformat())
 
     # ----- one instant
 

@@ -63,12 +63,13 @@ class Ticks:
 
     async def more(self, count: int) -> None:
         """Until there are so many more than now."""
-        wanted = len(self.instants) + count
+        await self.reach(len(self.instants) + count)
 
+    async def reach(self, count: int) -> None:
         async def enough() -> bool:
-            return len(self.instants) >= wanted
+            return len(self.instants) >= count
 
-        await soon(enough, f"{count} more runs")
+        await soon(enough, f"{count} runs")
 
 
 async def stored(cluster: LiveCluster, postgres_url: str) -> StoredSchedule | None:
@@ -126,7 +127,7 @@ async def test_paused_and_resumed(cluster: LiveCluster, postgres_url: str) -> No
     await soon(timer_is_gone, "the end of the timer that was armed")
     before = list(ticks.instants)
     assert isinstance(await schedule.run(), int)
-    await ticks.more(1)
+    await ticks.reach(len(before) + 1)
     (now,) = await cluster.rows("SELECT clock_timestamp()")
     await schedule.resume()
     await schedule.resume()
@@ -175,6 +176,22 @@ async def test_a_removed_schedule_stops(cluster: LiveCluster, postgres_url: str)
 
     await soon(nothing_waits, "the end of the schedule")
     assert await stored(cluster, postgres_url) is None
+
+
+async def test_a_lost_timer_is_armed_again_by_the_next_owner(cluster: LiveCluster) -> None:
+    app = Ticks().app(cluster, SELDOM)
+    member = await cluster.start(app)
+
+    async def armed() -> list[int]:
+        return await cluster.rows("SELECT request_id FROM timer")
+
+    (first,) = await soon(armed, "the timer")
+    await app.cancel(first)
+    assert await armed() == []
+    await cluster.stop(member)
+    await cluster.start(app, "r2")
+    (second,) = await soon(armed, "another timer")
+    assert second != first
 
 
 async def test_two_versions_side_by_side_double_no_instant(cluster: LiveCluster) -> None:

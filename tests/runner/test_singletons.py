@@ -29,8 +29,9 @@ class Leader:
     # It ends when this says so: by an error, or by returning.
     end: Callable[[], None] | None = None
     ends: asyncio.Event = field(default_factory=asyncio.Event)
-    # How long its cleanup takes.
+    # Its cleanup takes until then.
     clean: asyncio.Event = field(default_factory=asyncio.Event)
+    swallows: bool = False
 
     def app(self, cluster: LiveCluster) -> EntityQ:
         app = cluster.app()
@@ -51,7 +52,8 @@ class Leader:
         except asyncio.CancelledError:
             self.ended.append("cancelled")
             await self.clean.wait()
-            raise
+            if not self.swallows:
+                raise
         finally:
             self.running -= 1
 
@@ -105,6 +107,20 @@ async def test_it_has_ended_before_its_shard_is_given_up(cluster: LiveCluster) -
     await leader.started(2)
     await leaving
     assert leader.tokens[1] > leader.tokens[0]
+
+
+async def test_one_that_keeps_its_end_to_itself_is_not_started_again(cluster: LiveCluster) -> None:
+    """It returns instead of letting its cancellation out."""
+    leader = Leader(swallows=True)
+    leader.clean.set()
+    app = leader.app(cluster)
+    first = await cluster.start(app, "r1")
+    await leader.started(1)
+    await cluster.start(app, "r2", shards=0)
+    await cluster.stop(first)
+    await leader.started(2)
+    assert leader.tokens[1][0] > leader.tokens[0][0]
+    assert leader.ended == ["cancelled"]
 
 
 async def test_another_runner_starts_it_when_its_own_dies(cluster: LiveCluster) -> None:

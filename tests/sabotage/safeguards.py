@@ -5,6 +5,7 @@ from tests.sabotage.ownership import OWNERSHIP_SAFEGUARDS
 from tests.sabotage.reshard import RESHARD_SAFEGUARDS
 from tests.sabotage.retention import RETENTION_SAFEGUARDS
 from tests.sabotage.safeguard import Edit, Safeguard
+from tests.sabotage.schedules import SCHEDULE_SAFEGUARDS
 from tests.sabotage.signals import SIGNAL_SAFEGUARDS
 from tests.sabotage.takeover import TAKEOVER_SAFEGUARDS
 from tests.sabotage.transactions import TRANSACTION_SAFEGUARDS
@@ -390,5 +391,6 @@ SAFEGUARDS = (
     *RETENTION_SAFEGUARDS,
     *TRANSACTION_SAFEGUARDS,
     *CANCEL_SAFEGUARDS,
+    *SCHEDULE_SAFEGUARDS,
     *SIGNAL_SAFEGUARDS,
 )
