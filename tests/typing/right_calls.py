@@ -18,6 +18,7 @@ from entityq import (
     Receipt,
     Request,
     Sent,
+    SignalOutcome,
     message,
     upcast,
 )
@@ -58,6 +59,11 @@ class Account(Entity):
         other = Account.at(transfer.to)
         assert_type(other, Account)
         await other.deposit.send(transfer.amount, reference=str(self.context.request_id))
+        assert_type(self.context.signal_token("approval"), str)
+        assert_type(await self.context.wait_for("approval", timeout=5), Any)
+        assert_type(await self.context.wait_for("approval", Transfer), Transfer)
+        assert_type(await self.context.wait_for("approval", list[int]), list[int])
+        assert_type(self.context.wait_for_blocking("approval", int), int)
         assert_type(Account.deposit.handler(self, 1, "r"), Any)
         return transfer
 
@@ -121,6 +127,7 @@ async def sends() -> None:
     assert_type(await receipt, int)
     assert_type(receipt.request_id, int)
     assert_type(await receipt.cancel(), CancelOutcome)
+    assert_type(await app.signal("token", Transfer(1, "a")), SignalOutcome)
     assert_type(await (await account.close.send()), None)
 
 
