@@ -1,7 +1,7 @@
 """Functions of which one runs in the whole cluster: by the owner of the shard that their name is in."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from types import MappingProxyType
@@ -104,8 +104,13 @@ class SingletonDecorator:
 
         return decorate if function is None else decorate(function)
 
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the singletons that the app declares."""
+        return sorted(name for singletons in self._groups.values() for name in singletons)
+
     def _add(self, singleton: Singleton, group: str) -> None:
-        if any(singleton.name in singletons for singletons in self._groups.values()):
+        if singleton.name in self.names:
             raise TypeError(
                 f"the app already has a singleton {singleton.name}: give this one a name of its own"
             )

@@ -19,6 +19,8 @@ def banner(loaded: Loaded, options: WorkerOptions) -> str:
         *_fact("groups", [", ".join(loaded.groups) or "all"]),
         *_fact("entities", entities),
         *_fact("tasks", loaded.tasks),
+        *_fact("schedules", loaded.schedules),
+        *_fact("singletons", loaded.singletons),
         "",
     ]
     return "\n".join(lines)

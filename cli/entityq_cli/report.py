@@ -20,6 +20,8 @@ class Loaded:
     groups: list[str]
     entities: dict[str, list[str]]
     tasks: list[str]
+    schedules: list[str]
+    singletons: list[str]
 
 
 @dataclass(frozen=True, slots=True)

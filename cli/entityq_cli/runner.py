@@ -13,6 +13,8 @@ import click
 
 from entityq import EntityQ, UnsafeConfiguration
 from entityq.config import Settings, masked_url
+from entityq.schedules import Schedules
+from entityq.singleton import Singletons
 from entityq_cli.app_loading import load_app
 from entityq_cli.exit_code import CommandError, ExitCode, usage_error
 from entityq_cli.link import Link
@@ -126,7 +128,9 @@ def _facts(app: EntityQ, specification: str | None, groups: Sequence[str]) -> Lo
         entities={
             type_: [name for name in definition.messages if not name.startswith("$")]
             for type_, definition in app.definitions.items()
-            if not definition.stateless
+            if not definition.stateless and not issubclass(definition.cls, Schedules | Singletons)
         },
         tasks=[type_ for type_, definition in app.definitions.items() if definition.stateless],
+        schedules=list(app.cron.names),
+        singletons=list(app.singleton.names),
     )

@@ -18,7 +18,9 @@ async def leap_day() -> str:
 def test_listed_run_paused_and_resumed(entityq: CommandLine, tmp_path: Path) -> None:
     app = write_app(tmp_path, APP)
     assert entityq.run("cron", "list", "-j").json() == {"schedules": []}
-    start_worker(entityq, app=app, cwd=tmp_path)
+    worker = start_worker(entityq, app=app, cwd=tmp_path)
+    assert re.search(r"tasks +leap_day\n +schedules +leap\n", worker.stdout)
+    assert "_cron" not in worker.stdout
 
     request_id = entityq.run("cron", "run", "leap", "-A", app, cwd=tmp_path).stdout.strip()
     assert re.fullmatch(r"\d+", request_id)

@@ -54,6 +54,7 @@ class Leader:
             await self.clean.wait()
             if not self.swallows:
                 raise
+            self.swallows = False  # a test has an end
         finally:
             self.running -= 1
 
