@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Self
 
 from entityq.address import Address
-from entityq.broadcast import Broadcast, Reached, tally
+from entityq.broadcast import Broadcast
 from entityq.call import Call
 from entityq.cancel_outcome import CancelOutcome
 from entityq.client.blocking import GRACE, BlockingClient, HomeLoop, Work
@@ -39,8 +39,7 @@ from entityq.receipt import Receipt
 from entityq.replies import defect_reply, result_of
 from entityq.reply import Reply, decode_reply
 from entityq.runner.activation import Activation
-from entityq.runner.answers import cancelled_reply
-from entityq.runner.commit import Applied, Commit, Tenure
+from entityq.runner.commit import Applied, Commit
 from entityq.runner.passivation import Passivation
 from entityq.runner.request import Request
 from entityq.runner.residents import Residents
@@ -54,13 +53,12 @@ from entityq.runner.turns import Turns
 from entityq.signal_outcome import SignalOutcome
 from entityq.snowflake import Snowflakes, client_machine
 from entityq.status import EntityStatus
-from entityq.testing.cancelling import Cancelling
+from entityq.testing.broadcasting import broadcast_to
+from entityq.testing.cancelling import TENURE, Cancelling
 from entityq.testing.memory_outbox import SHARD, MemoryOutbox
 from entityq.testing.memory_signals import MemorySignals
 from entityq.testing.no_transaction import NoTransaction
 from entityq.testing.waiting import Waiting
-
-TENURE = Tenure(incarnation=1, shard_id=SHARD, epoch=1)
 
 
 class InProcess:
@@ -85,9 +83,11 @@ class InProcess:
             self._waiting,
             self._residents,
             self._signals,
-            answer=self._answer_cancelled,
+            outbox=self._outbox,
+            answer=self._answer,
             drained=self.drained,
             envelopes=self._envelopes,
+            limits=self._limits.reply,
         )
         self._passivation = Passivation(self._residents, self, ended=lambda: None)
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="entityq turn")
@@ -160,7 +160,7 @@ class InProcess:
         return await self._home_loop.run(partial(self._cancels.cancel, request_id))
 
     async def signal(self, token: str, value: bytes) -> SignalOutcome:
-        return await self._home_loop.run(partial(self._signal, token, value))
+        return await self._home_loop.run(partial(self._signals.signal, token, value))
 
     async def status(self, address: Address) -> EntityStatus:
         return self._signals.status(address, self._outbox.status(address))
@@ -180,14 +180,6 @@ class InProcess:
 
     async def _cancel_call(self, call: Call, request_id: int) -> CancelOutcome:
         return await (self._cancels.cancel(request_id) if call.message.persisted else refuse_volatile(call))
-
-    async def _signal(self, token: str, value: bytes) -> SignalOutcome:
-        return self._signals.signal(token, value)
-
-    async def _answer_cancelled(self, request: Request) -> None:
-        reply = cancelled_reply(request, self._limits.reply)
-        await self._outbox.commit(Commit(TENURE, request, reply, reply.encode()))
-        self._answer(request, reply)
 
     # ----- for tests
 
@@ -304,16 +296,11 @@ class InProcess:
     async def _broadcast(self, call: Call) -> Broadcast:
         self._require_open()
         self._require_known(call)
-        reached = refused = 0
-        for activation in self._residents:
-            if activation.definition is not call.entity or activation.ending:
-                continue
-            if activation.queued < activation.definition.mailbox_capacity:
-                self._deliver(self._encoder.request(replace(call, address=activation.address)).envelope, 0)
-                reached += 1
-            else:
-                refused += 1
-        return tally(1, [Reached(reached, refused)])
+
+        def deliver(address: Address) -> None:
+            self._deliver(self._encoder.request(replace(call, address=address)).envelope, 0)
+
+        return broadcast_to(self._residents, call.entity, deliver)
 
     def _require_known(self, call: Call) -> None:
         if self._definitions.get(call.address.type) is not call.entity:

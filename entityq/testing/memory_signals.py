@@ -87,7 +87,7 @@ class MemorySignals:
             if wait.until <= self._now():
                 self._wake(request_id, over=True)
 
-    def signal(self, token: str, value: bytes) -> SignalOutcome:
+    async def signal(self, token: str, value: bytes) -> SignalOutcome:
         """Raises MalformedMessage."""
         place = read_signal_token(self.key, token)
         known = self._stored.setdefault(place.request_id, {})
