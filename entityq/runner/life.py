@@ -403,8 +403,8 @@ class Life:
         self._singletons.acquired(shard_id, epoch)
 
     async def release(self, shard_id: int) -> None:
-        # At once: the termination time is that of both, and its end is told to both.
-        await asyncio.gather(self._singletons.release(shard_id), self._owner.release(shard_id))
+        async with self._singletons.ending(shard_id):
+            await self._owner.release(shard_id)
 
     def lost(self, reason: str) -> None:
         """The leases are gone: what runs is stopped, and nothing of it can commit."""

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from entityq.address import Address
 from entityq.retry import delay
@@ -36,12 +38,17 @@ class SingletonRuns:
                 task = self._tasks.start_turn(_run(singleton, epoch), f"singleton {singleton.name}")
                 self._running.setdefault(shard_id, []).append(task)
 
-    async def release(self, shard_id: int) -> None:
-        """Returns when they have ended. Cancelled after the termination time: what still runs is abandoned."""
+    @asynccontextmanager
+    async def ending(self, shard_id: int) -> AsyncGenerator[None, None]:
+        """Cancels those of a shard, and waits for their end behind what is done in it.
+
+        Cancelled after the termination time: what still runs is abandoned.
+        """
         tasks = self._running.pop(shard_id, [])
         for task in tasks:
             task.cancel()
         try:
+            yield
             if tasks:
                 await asyncio.wait(tasks)
         finally:

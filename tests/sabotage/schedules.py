@@ -97,8 +97,8 @@ SCHEDULE_SAFEGUARDS = (
         (
             Edit(
                 "entityq/runner/life.py",
-                "        await asyncio.gather(self._singletons.release(shard_id), self._owner.release(shard_id))\n",
-                "        await self._owner.release(shard_id)\n",
+                "        async with self._singletons.ending(shard_id):\n            await",
+                "        if shard_id:\n            await",
             ),
         ),
         (SINGLETONS + "test_it_has_ended_before_its_shard_is_given_up",),
