@@ -19,7 +19,7 @@ WITH failed AS (
         %(delays)b::float8[], %(lasted)b::float8[], %(parked)b::boolean[]
     ) AS f (shard_id, seq, request_id, retries, delay, lasted, parked)
 ), found AS MATERIALIZED (
-    SELECT f.delay, f.lasted, f.parked, p.place
+    SELECT f.delay, f.lasted, f.parked, f.retries, p.place
     FROM failed f
     CROSS JOIN LATERAL (
         SELECT ctid AS place FROM pending
@@ -34,12 +34,12 @@ WITH failed AS (
         resume_at = clock_timestamp() + make_interval(secs => f.delay), started = NULL,
         suspended = false
     FROM found f
-    WHERE NOT f.parked AND p.ctid = f.place
+    WHERE NOT f.parked AND p.ctid = f.place AND p.retries = f.retries AND NOT p.cancelled
     RETURNING p.request_id
 ), moved AS (
     DELETE FROM pending p
     USING found f
-    WHERE f.parked AND p.ctid = f.place
+    WHERE f.parked AND p.ctid = f.place AND p.retries = f.retries AND NOT p.cancelled
     RETURNING p.shard_id, p.request_id, p.entity_hash, p.attempts, p.retries, p.failing_since, f.delay, f.lasted
 ), parked AS (
     INSERT INTO timer (shard_id, due_at, request_id, entity_hash, attempts, retries, failing_since)

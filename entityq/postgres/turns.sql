@@ -17,7 +17,7 @@ CROSS JOIN LATERAL (
 -- All parts see one snapshot. Where a concurrent writer came between the snapshot and a write, a count in
 -- the last SELECT differs, and the division by zero there undoes the whole statement; the committer then
 -- halves the batch until the turn is alone. The same holds for a plain insert that meets a row. A row of pending
--- that was written in between (somebody asks for a cancel) is not deleted, and its turn not applied.
+-- that was written in between (somebody asks for a cancel) is not deleted: the committer tries its turn again.
 -- Rows are looked up once, each by its key (LATERAL with OFFSET 0 leaves the planner no other order: whatever the
 -- statistics say, it never goes through a table and looks for a turn for each row), and then written by their
 -- place (ctid). IN and NOT IN on the CTEs, in these forms, are hashed; with hash joins off an ordinary join of two

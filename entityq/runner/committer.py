@@ -23,6 +23,7 @@ COMMIT_TURNS = load("turns.sql")["commit_turns"]
 PASSING = (DivisionByZero, UniqueViolation)
 TRIES_ALONE = 3
 
+MISSED = NotApplied("the request is answered, or its entity's state was changed from outside")
 CLOSED = NotApplied("it sends to a shard group that is closed: `entityq reshard` is under way", passing=True)
 
 log = logging.getLogger(__name__)
@@ -84,8 +85,14 @@ class Committer:
             else:
                 outcomes[id(batch[0])] = error
         else:
+            missed: list[Commit] = []
             for commit, outcome in zip(batch, read_outcomes(batch, rows), strict=True):
-                outcomes[id(commit)] = outcome
+                if outcome is MISSED and tries == 1:
+                    missed.append(commit)
+                else:
+                    outcomes[id(commit)] = outcome
+            # Somebody may have written the row of pending meanwhile: another snapshot finds it.
+            await self._commit(missed, outcomes, tries + 1)
 
 
 def parameters(batch: Sequence[Commit], namespace: str) -> dict[str, object]:
@@ -175,4 +182,4 @@ def _outcome(
         return Applied(sorted(rows, key=lambda row: row.seq))
     if position in conflicts:
         return SendConflict(conflicts[position])
-    return NotApplied("the request is answered, or its entity's state was changed from outside")
+    return MISSED

@@ -31,13 +31,18 @@ CANCEL_SAFEGUARDS = (
         (
             Edit(
                 "entityq/postgres/attempts.sql",
-                "      AND p.retries = f.retries AND NOT p.cancelled\n    RETURNING p.request_id",
-                "      AND p.retries = f.retries\n    RETURNING p.request_id",
+                "          AND pending.retries = f.retries AND NOT pending.cancelled\n",
+                "          AND pending.retries = f.retries\n",
             ),
             Edit(
                 "entityq/postgres/attempts.sql",
-                "      AND p.retries = f.retries AND NOT p.cancelled\n    RETURNING p.shard_id",
-                "      AND p.retries = f.retries\n    RETURNING p.shard_id",
+                "    WHERE NOT f.parked AND p.ctid = f.place AND p.retries = f.retries AND NOT p.cancelled\n",
+                "    WHERE NOT f.parked AND p.ctid = f.place AND p.retries = f.retries\n",
+            ),
+            Edit(
+                "entityq/postgres/attempts.sql",
+                "    WHERE f.parked AND p.ctid = f.place AND p.retries = f.retries AND NOT p.cancelled\n",
+                "    WHERE f.parked AND p.ctid = f.place AND p.retries = f.retries\n",
             ),
         ),
         (CANCELS + "test_what_fails_while_it_is_cancelled_is_not_set_back",),
@@ -54,8 +59,13 @@ CANCEL_SAFEGUARDS = (
             ),
             Edit(
                 "entityq/postgres/attempts.sql",
-                "      AND p.retries = f.retries AND NOT p.cancelled\n    RETURNING p.request_id",
-                "      AND p.retries = f.retries\n    RETURNING p.request_id",
+                "          AND pending.retries = f.retries AND NOT pending.cancelled\n",
+                "          AND pending.retries = f.retries\n",
+            ),
+            Edit(
+                "entityq/postgres/attempts.sql",
+                "    WHERE NOT f.parked AND p.ctid = f.place AND p.retries = f.retries AND NOT p.cancelled\n",
+                "    WHERE NOT f.parked AND p.ctid = f.place AND p.retries = f.retries\n",
             ),
         ),
         (BEHAVIOURS + "test_a_handler_that_ends_otherwise_has_its_own_reply",),
@@ -146,7 +156,9 @@ CANCEL_SAFEGUARDS = (
         (
             Edit(
                 "entityq/postgres/cancellation.sql",
-                "    FROM removed\n    WHERE o.request_id = removed.request_id AND o.reply IS NULL\n",
+                "    FROM removed\n    CROSS JOIN LATERAL (SELECT ctid AS place FROM outbox "
+                "WHERE outbox.request_id = removed.request_id OFFSET 0) found\n"
+                "    WHERE o.ctid = found.place AND o.reply IS NULL\n",
                 "    WHERE o.request_id = %(request_id)s\n",
             ),
         ),

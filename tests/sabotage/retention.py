@@ -34,12 +34,12 @@ RETENTION_SAFEGUARDS = (
         (
             Edit(
                 SQL,
-                f"    WHERE due.whole AND o.request_id = due.request_id{_SAME_REPLY}\n",
+                f"    WHERE due.whole AND o.ctid = due.place{_SAME_REPLY}\n",
                 "    WHERE due.whole AND o.request_id = due.request_id\n",
             ),
             Edit(
                 SQL,
-                f"    WHERE NOT due.whole AND o.request_id = due.request_id{_SAME_REPLY}\n",
+                f"    WHERE NOT due.whole AND o.ctid = due.place{_SAME_REPLY}\n",
                 "    WHERE NOT due.whole AND o.request_id = due.request_id\n",
             ),
         ),
@@ -53,7 +53,7 @@ RETENTION_SAFEGUARDS = (
             Edit(
                 SQL,
                 "      AND NOT EXISTS (SELECT FROM dead_letter d\n"
-                "                      WHERE d.request_id = page.request_id AND d.requeued_at IS NULL)\n",
+                "                      WHERE d.request_id = page.request_id AND d.requeued_at IS NULL OFFSET 0)\n",
             ),
         ),
         (ROWS + "test_a_dead_letter_that_nobody_has_handled_keeps_its_request",),

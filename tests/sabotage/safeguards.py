@@ -118,15 +118,19 @@ SAFEGUARDS = (
         (
             Edit(
                 "entityq/postgres/turns.sql",
-                "    DELETE FROM pending p\n    USING turn\n"
-                "    WHERE p.shard_id = turn.shard_id AND p.seq = turn.seq\n      AND turn.position",
-                "    SELECT turn.* FROM turn\n    WHERE turn.position",
+                "    FROM turn\n    CROSS JOIN LATERAL (\n        SELECT ctid AS place FROM pending\n"
+                "        WHERE pending.shard_id = turn.shard_id AND pending.seq = turn.seq\n"
+                "        OFFSET 0\n    ) p\n",
+                "    FROM turn\n    LEFT JOIN LATERAL (\n        SELECT ctid AS place FROM pending\n"
+                "        WHERE pending.shard_id = turn.shard_id AND pending.seq = turn.seq\n"
+                "        OFFSET 0\n    ) p ON true\n",
             ),
             Edit(
                 "entityq/postgres/turns.sql",
-                "    RETURNING turn.*\n), replied AS (",
-                "), gone AS (\n    DELETE FROM pending p USING answered\n"
-                "    WHERE p.shard_id = answered.shard_id AND p.seq = answered.seq\n), replied AS (",
+                "    DELETE FROM pending p\n    USING found\n    WHERE p.ctid = found.pending_place\n"
+                "    RETURNING found.*\n), replied AS (",
+                "    SELECT * FROM found\n), gone AS (\n    DELETE FROM pending p USING found\n"
+                "    WHERE p.ctid = found.pending_place\n), replied AS (",
             ),
             Edit("entityq/postgres/turns.sql", " AND o.reply IS NULL"),
         ),
@@ -139,13 +143,13 @@ SAFEGUARDS = (
         (
             Edit(
                 "entityq/postgres/turns.sql",
-                "(turn.version IS NULL OR turn.version = coalesce((",
-                "(TRUE OR turn.version = coalesce((",
+                "(turn.version IS NULL OR turn.version = coalesce(e.version, 0))",
+                "TRUE",
             ),
             Edit(
                 "entityq/postgres/turns.sql",
-                "      AND e.version = answered.version\n    RETURNING e.entity_id\n), removed",
-                "    RETURNING e.entity_id\n), removed",
+                " AND e.version = answered.version\n    RETURNING e.entity_id\n), removed",
+                "\n    RETURNING e.entity_id\n), removed",
             ),
         ),
         (SCENARIOS + "test_a_state_that_was_changed_meanwhile_is_not_overwritten",),
