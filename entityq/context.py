@@ -22,6 +22,7 @@ class TurnContext:
 
     `fencing_token` is (epoch of the lease, version of the state): it only grows for an entity, so an outside
     system that remembers the greatest one can refuse a call that comes late.
+    `last_chunk`: of a handler that streams and runs again, the last value that is stored, after which it goes on.
     """
 
     request_id: int
@@ -30,6 +31,7 @@ class TurnContext:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     deadline: datetime | None = None
     fencing_token: tuple[int, int] = (0, 0)
+    last_chunk: Any = None
     own_transaction: OwnTransaction | None = field(default=None, repr=False, compare=False)
     own_signals: OwnSignals | None = field(default=None, repr=False, compare=False)
 

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from entityq.address import Address
+from entityq.errors import EntityQError
 from entityq.retention import AS_SETTINGS_SAY, Retention
 from entityq.retry import HANDLER_RETRY, RetryPolicy
 from entityq.schema import UNREAD, PayloadSchema, StateSchema, ValueSchema
@@ -42,7 +43,10 @@ ActivationClass = type[Activation]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MessageDefinition:
-    """`handler` is called with the activation and the arguments by name; `timeout` and `time_limit` are in seconds."""
+    """`handler` is called with the activation and the arguments by name; `timeout` and `time_limit` are in seconds.
+
+    `chunk`: of a message that streams, what its handler yields; its reply is how many chunks there were.
+    """
 
     name: str
     handler: Callable[..., Any] = field(repr=False)
@@ -58,6 +62,14 @@ class MessageDefinition:
     retry: RetryPolicy | None = None
     uninterruptible: bool = False
     transactional: bool = False
+    chunk: ValueSchema | None = field(default=None, repr=False)
+
+    @property
+    def values(self) -> ValueSchema:
+        """What its handler yields. Raises EntityQError for a message with one reply."""
+        if self.chunk is None:
+            raise EntityQError(f"{self.name} does not stream", advice="Ask for its reply.")
+        return self.chunk
 
     @property
     def changes_state(self) -> bool:

@@ -1,7 +1,7 @@
 """What users subclass and decorate."""
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
@@ -13,6 +13,7 @@ from entityq.ports import Home
 from entityq.retention import Duration
 from entityq.retry import RetryPolicy
 from entityq.status import EntityStatus
+from entityq.stream import BoundStream
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -131,7 +132,7 @@ class MessageOptions:
     transactional: bool = False
 
 
-class Message(Generic[P, R]):
+class Declared:
     """A method that can be called from outside; `handler` is the method itself, to call it directly."""
 
     def __init__(self, handler: Callable[..., Any], options: MessageOptions) -> None:
@@ -142,6 +143,10 @@ class Message(Generic[P, R]):
         self.options = options
         self.name = options.name or handler.__name__
         self.__doc__ = handler.__doc__
+
+
+class Message(Declared, Generic[P, R]):
+    """One with one reply."""
 
     @overload
     def __get__(self, instance: None, owner: type[Entity]) -> TypeMessage[P, R]: ...
@@ -157,11 +162,34 @@ class Message(Generic[P, R]):
         return BoundMessage(definition, definition.messages[self.name], instance.__home__, lambda _: address)
 
 
+class StreamMessage(Declared, Generic[P, R]):
+    """One whose reply is a stream of values."""
+
+    @overload
+    def __get__(self, instance: None, owner: type[Entity]) -> Self: ...
+
+    @overload
+    def __get__(self, instance: Entity, owner: type[Entity]) -> BoundStream[P, R]: ...
+
+    def __get__(self, instance: Entity | None, owner: type[Entity]) -> Self | BoundStream[P, R]:
+        if instance is None:
+            return self
+        definition = instance.__definition__
+        message = definition.messages[self.name]
+        return BoundStream(definition, message, instance.__home__, instance.__address__)
+
+
 class MessageDecorator:
     """What `@message(...)` with arguments returns."""
 
     def __init__(self, options: MessageOptions) -> None:
         self._options = options
+
+    # For mypy any handler fits the last overload, too; the first one that fits counts.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, handler: Callable[Concatenate[E, P], AsyncIterator[R]], /
+    ) -> StreamMessage[P, R]: ...
 
     @overload
     def __call__(self, handler: Callable[Concatenate[E, P], Coroutine[Any, Any, R]], /) -> Message[P, R]: ...
@@ -169,8 +197,15 @@ class MessageDecorator:
     @overload
     def __call__(self, handler: Callable[Concatenate[E, P], R], /) -> Message[P, R]: ...
 
-    def __call__(self, handler: Callable[..., Any], /) -> Message[..., Any]:
-        return Message(handler, self._options)
+    def __call__(self, handler: Callable[..., Any], /) -> Message[..., Any] | StreamMessage[..., Any]:
+        return _declared(handler, self._options)
+
+
+# For mypy any handler fits the third overload, too; the first one that fits counts.
+@overload
+def message(  # type: ignore[overload-overlap]
+    handler: Callable[Concatenate[E, P], AsyncIterator[R]], /
+) -> StreamMessage[P, R]: ...
 
 
 @overload
@@ -213,8 +248,9 @@ def message(
     retry: RetryPolicy | None = None,
     uninterruptible: bool = False,
     transactional: bool = False,
-) -> Message[..., Any] | MessageDecorator:
-    """Makes a method of an entity a message. An `async def` runs in the event loop, a `def` in a thread.
+) -> Message[..., Any] | StreamMessage[..., Any] | MessageDecorator:
+    """Makes a method of an entity a message. An `async def` runs in the event loop, a `def` in a thread. One that
+    yields streams its values, see `entityq.stream`.
 
     primary_key: the parameter that makes a request known: a repeat gets the first reply.
     persisted: False sends it through Redis only, for reads and hints; it may be lost, and changes no state.
@@ -241,7 +277,13 @@ def message(
         uninterruptible=uninterruptible,
         transactional=transactional,
     )
-    return MessageDecorator(options) if handler is None else Message(handler, options)
+    return MessageDecorator(options) if handler is None else _declared(handler, options)
+
+
+def _declared(
+    handler: Callable[..., Any], options: MessageOptions
+) -> Message[..., Any] | StreamMessage[..., Any]:
+    return (StreamMessage if inspect.isasyncgenfunction(handler) else Message)(handler, options)
 
 
 def _registered(cls: type[Entity]) -> tuple[EntityDefinition, Home]:

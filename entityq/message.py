@@ -94,8 +94,15 @@ class BoundMessage(Generic[P, R]):
 
         Raises MalformedMessage.
         """
-        options = _changed(self._options, timeout=timeout, primary_key=primary_key, headers=headers)
-        options = _timed(options, eta, delay, expires)
+        options = changed_options(
+            self._options,
+            timeout=timeout,
+            primary_key=primary_key,
+            headers=headers,
+            eta=eta,
+            delay=delay,
+            expires=expires,
+        )
         return type(self)(self._entity, self._message, self._home, self._locate, options)
 
     def _new_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Call:
@@ -173,6 +180,21 @@ class TypeMessage(Generic[P, R]):
             serializer=home.serializer,
         )
         return home, call
+
+
+def changed_options(
+    options: CallOptions,
+    *,
+    timeout: float | None,
+    primary_key: str | None,
+    headers: Mapping[str, str] | None,
+    eta: datetime | None,
+    delay: float | timedelta | None,
+    expires: float | timedelta | datetime | None,
+) -> CallOptions:
+    """What is None stays as it is. Raises MalformedMessage."""
+    changed = _changed(options, timeout=timeout, primary_key=primary_key, headers=headers)
+    return _timed(changed, eta, delay, expires)
 
 
 def _timed(

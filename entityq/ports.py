@@ -1,6 +1,6 @@
 """What handles, messages and turns need of those who carry and keep things."""
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, Protocol
 
 from psycopg import AsyncConnection, Connection
@@ -63,6 +63,13 @@ class Sender(Protocol):
 
     async def signal(self, token: str, value: bytes) -> SignalOutcome:
         """Of a request that a handler has made the token in; `value` is encoded. Raises MalformedMessage."""
+        ...
+
+    def stream(self, call: Call, request_id: int, after: int) -> AsyncGenerator[Any, None]:
+        """The values of an accepted request that streams, but for the first `after`, as they come.
+
+        Raises the entity's Failure, or an EntityQError, where its end is one.
+        """
         ...
 
     async def status(self, address: Address) -> EntityStatus: ...

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from entityq.definition import FORGET, EntityDefinition, HeadOfLine, MessageDefinition
-from entityq.entity import Entity, Field, Message, MessageOptions
+from entityq.entity import Declared, Entity, Field, MessageOptions
 from entityq.retention import Duration, Retention, read_retention
 from entityq.retry import HANDLER_RETRY, RetryPolicy
 from entityq.schema import PayloadSchema, StateSchema, ValueSchema, public_annotations
@@ -163,10 +163,10 @@ def _messages(type_name: str, attributes: Mapping[str, object]) -> Mapping[str, 
     return MappingProxyType(messages)
 
 
-def _declared_messages(attributes: Mapping[str, object]) -> Iterator[tuple[str, Message[..., Any]]]:
+def _declared_messages(attributes: Mapping[str, object]) -> Iterator[tuple[str, Declared]]:
     for attribute, value in attributes.items():
-        if isinstance(value, Message):
-            yield attribute, cast("Message[..., Any]", value)
+        if isinstance(value, Declared):
+            yield attribute, value
 
 
 def _message_definition(
@@ -174,6 +174,8 @@ def _message_definition(
 ) -> MessageDefinition:
     what = f"{type_name}.{name}"
     signature = read_signature(handler, what, method=method)
+    if signature.streams:
+        _require_streamable(what, options, method=method)
     _require_primary_key(what, options, signature.parameters, signature.defaults)
     for word, seconds in (("timeout", options.timeout), ("time_limit", options.time_limit)):
         if seconds is not None and not seconds > 0:
@@ -183,7 +185,7 @@ def _message_definition(
         handler=handler if method else _without_activation(handler, is_async=signature.is_async),
         is_async=signature.is_async,
         payload=PayloadSchema(signature, what),
-        reply=ValueSchema(signature.result, f"reply of {what}"),
+        reply=ValueSchema(int if signature.streams else signature.result, f"reply of {what}"),
         persisted=options.persisted,
         concurrent=options.concurrent,
         timeout=options.timeout,
@@ -193,7 +195,21 @@ def _message_definition(
         retry=_retry(what, options),
         uninterruptible=_uninterruptible(what, options),
         transactional=_transactional(what, options),
+        chunk=ValueSchema(signature.result, f"chunk of {what}") if signature.streams else None,
     )
+
+
+def _require_streamable(what: str, options: MessageOptions, *, method: bool) -> None:
+    if not method:
+        raise TypeError(
+            f"{what} yields values: a task has one reply, write a message of an entity that streams"
+        )
+    if not options.persisted:
+        raise TypeError(f"{what} yields values: they are stored, so it cannot be volatile")
+    if options.transactional:
+        raise TypeError(
+            f"{what} yields values: they are stored one after the other, so it has no transaction of its own"
+        )
 
 
 def _retention(what: str, options: MessageOptions) -> Retention:

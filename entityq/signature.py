@@ -1,9 +1,9 @@
 """What a handler's signature says: the annotated parameters, their defaults and the annotated result."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 _BY_PLACE = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _BY_NAME = inspect.Parameter.KEYWORD_ONLY
@@ -11,11 +11,14 @@ _BY_NAME = inspect.Parameter.KEYWORD_ONLY
 
 @dataclass(frozen=True, slots=True)
 class Signature:
+    """`result` is what the handler returns, or, where it `streams`, what it yields."""
+
     parameters: Mapping[str, Any]
     positional: tuple[str, ...]
     defaults: Mapping[str, object]
     result: Any
     is_async: bool
+    streams: bool = False
 
 
 def read_signature(handler: Callable[..., object], what: str, *, method: bool) -> Signature:
@@ -23,8 +26,11 @@ def read_signature(handler: Callable[..., object], what: str, *, method: bool) -
 
     `method` leaves out the first parameter, which is the entity.
     """
-    if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
-        raise TypeError(f"{what} is a generator: a message has one reply, so return a value")
+    if inspect.isgeneratorfunction(handler):
+        raise TypeError(
+            f"{what} is a generator: one that streams is an async def, so that it can be held back"
+        )
+    streams = inspect.isasyncgenfunction(handler)
     parameters = list(inspect.signature(handler).parameters.values())[1 if method else 0 :]
     hints = _type_hints(handler, what)
     for parameter in parameters:
@@ -41,8 +47,9 @@ def read_signature(handler: Callable[..., object], what: str, *, method: bool) -
             for parameter in parameters
             if parameter.default is not inspect.Parameter.empty
         },
-        result=hints["return"],
-        is_async=inspect.iscoroutinefunction(handler),
+        result=_yielded(hints["return"], what) if streams else hints["return"],
+        is_async=streams or inspect.iscoroutinefunction(handler),
+        streams=streams,
     )
 
 
@@ -54,6 +61,15 @@ def _type_hints(handler: Callable[..., object], what: str) -> dict[str, Any]:
             f"the annotations of {what} cannot be resolved ({error}): "
             "the types must be importable names of its module"
         ) from error
+
+
+def _yielded(result: Any, what: str) -> Any:
+    arguments = get_args(result)
+    if get_origin(result) not in (AsyncIterator, AsyncIterable, AsyncGenerator) or not arguments:
+        raise TypeError(
+            f"{what} yields values: annotate it with -> AsyncIterator[...], which says how each of them is checked"
+        )
+    return arguments[0]
 
 
 def _require_sendable(parameter: inspect.Parameter, hints: Mapping[str, Any], what: str) -> None:

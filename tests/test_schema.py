@@ -1,6 +1,6 @@
 """Payloads, replies and state: what goes in comes out, and what does not fit is refused with its name."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -361,8 +361,15 @@ def double_star(**amounts: int) -> None: ...
 def not_a_value(amount: SimpleNamespace) -> None: ...
 
 
-async def stream() -> AsyncIterator[int]:
+def stream() -> Iterator[int]:
     yield 1
+
+
+async def yielding() -> AsyncIterator[int]:
+    yield 1
+
+
+yielding.__annotations__["return"] = int
 
 
 def changed(**attributes: object) -> Callable[..., object]:
@@ -393,6 +400,7 @@ wrong_default = changed(__defaults__=("ten",))
         (wrong_default, "default does not fit its annotation: payload of Account.deposit: amount"),
         (not_a_value, "SimpleNamespace"),
         (stream, "is a generator"),
+        (yielding, r"annotate it with -> AsyncIterator\[\.\.\.\]"),
     ],
 )
 def test_signatures_that_cannot_be_sent(handler: Callable[..., object], problem: str) -> None:

@@ -1,7 +1,7 @@
 """The client: sends calls and waits for their replies, on one event loop."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -162,6 +162,11 @@ class Client:
         """Raises MalformedMessage for a forged token, PersistenceError when Postgres does not answer."""
         place = read_signal_token(self.facts.signal_key, token)
         return await Signaller(self._machinery.reads, self._settings.namespace, RETRY).signal(place, value)
+
+    def stream(self, call: Call, request_id: int, after: int) -> AsyncGenerator[Any, None]:
+        """Raises PersistenceError, SendTimeout, ReplyExpired, and what the reply is where it is no success."""
+        self._machinery.subscribe()
+        return self._machinery.streams.values(call, request_id, after, self._patience(call))
 
     async def status(self, address: Address) -> EntityStatus:
         """Raises PersistenceError when Postgres does not answer."""

@@ -1,7 +1,8 @@
 """The clients of one app: one for each event loop that sends, and one, with a thread, for sync code."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -75,6 +76,12 @@ class Clients:
 
     async def signal(self, token: str, value: bytes) -> SignalOutcome:
         return await (await self._current(asyncio.get_running_loop().time())).signal(token, value)
+
+    async def stream(self, call: Call, request_id: int, after: int) -> AsyncGenerator[Any, None]:
+        client = await self._current(asyncio.get_running_loop().time(), call)
+        async with aclosing(client.stream(call, request_id, after)) as values:
+            async for value in values:
+                yield value
 
     async def status(self, address: Address) -> EntityStatus:
         return await (await self._current(asyncio.get_running_loop().time())).status(address)

@@ -22,6 +22,7 @@ from entityq.client.many import Many, ManyInserter, OrderedInserts
 from entityq.client.publishing import Publishing
 from entityq.client.reply_reader import ReplyReader
 from entityq.client.send import Send
+from entityq.client.streams import Streams
 from entityq.client.volatile import VolatileSender
 from entityq.client.waiter import Waiter
 from entityq.codec import Limits
@@ -43,7 +44,7 @@ from entityq.redis.connect import open_client, open_connection
 from entityq.redis.keys import Keys
 from entityq.redis.publisher import Publisher
 from entityq.redis.replies import ReplySubscription
-from entityq.redis.streams import Streams
+from entityq.redis.streams import Streams as RedisStreams
 from entityq.retry import RetryPolicy
 from entityq.snowflake import Snowflakes
 
@@ -95,6 +96,13 @@ class Machinery:
             schema=settings.schema,
             namespace=facts.namespace,
         )
+        self.streams = Streams(
+            self.waiter,
+            self.reader,
+            self.reads,
+            namespace=facts.namespace,
+            limits=Limits(max_bytes=settings.max_reply),
+        )
 
     @classmethod
     async def open(
@@ -142,8 +150,8 @@ class Machinery:
             self._subscription = ReplySubscription(
                 open_connection(self._servers.redis_url, name=f"entityq-client-{self._id}"),
                 self._keys.reply_channel(self._id),
-                received=self.waiter.received,
-                interrupted=self.waiter.interrupted,
+                received=self.streams.received,
+                interrupted=self.streams.interrupted,
             )
             self._tasks.create_task(self._subscription.run(), name=f"entityq client {self._id} replies")
         return self._subscription
@@ -192,7 +200,7 @@ class Machinery:
 
     def _start_parts(self, session: Session, redis: Redis) -> asyncio.Task[None]:
         """Returns the task that inserts: it goes on until the batcher is closed."""
-        streams, breaker = Streams(redis, length=self._settings.stream_length), Breaker()
+        streams, breaker = RedisStreams(redis, length=self._settings.stream_length), Breaker()
         publisher = Publisher(
             streams,
             breaker,

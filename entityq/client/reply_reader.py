@@ -11,7 +11,7 @@ from entityq.client.send import Acceptance
 from entityq.client.silence import explain_silence
 from entityq.client.waiter import Waiter, Waiting
 from entityq.codec import Limits
-from entityq.errors import Accepted, PersistenceError, ReplyExpired
+from entityq.errors import Accepted, EntityQError, PersistenceError, ReplyExpired
 from entityq.postgres.membership import Member, live_runners
 from entityq.postgres.session import ConnectionLost, Session
 from entityq.replies import result_of
@@ -53,9 +53,12 @@ class ReplyReader:
         try:
             encoded = await until(waiting.reply, deadline)
         except TimeoutError:
-            members = await self._live_runners()
-            raise explain_silence(call, waiting.request_id, patience, members) from None
+            raise await self.silence(call, waiting.request_id, patience) from None
         return self.result(call, waiting.request_id, encoded)
+
+    async def silence(self, call: Call, request_id: int, patience: float) -> EntityQError:
+        """Why there is no reply after so many seconds."""
+        return explain_silence(call, request_id, patience, await self._live_runners())
 
     def result(self, call: Call, request_id: int, encoded: bytes) -> Any:
         if encoded == EXPIRED:

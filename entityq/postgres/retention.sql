@@ -54,6 +54,11 @@ WITH page AS MATERIALIZED (
     FROM due
     WHERE NOT due.whole AND o.ctid = due.place AND o.replied_at = due.replied_at AND o.reply IS NOT NULL
     RETURNING o.request_id
+), chunks AS (
+    DELETE FROM chunk c
+    USING (SELECT request_id FROM removed UNION ALL SELECT request_id FROM emptied) gone
+    CROSS JOIN LATERAL (SELECT ctid AS place FROM chunk WHERE chunk.request_id = gone.request_id OFFSET 0) found
+    WHERE c.ctid = found.place
 ), letters AS (
     DELETE FROM dead_letter d
     USING due

@@ -50,7 +50,7 @@ class Session:
                 await self._drop(connection)
                 connection = None
             if connection is None:
-                self._connection = connection = await self._connect()
+                connection = await self._open()
             try:
                 async with asyncio.timeout(self._deadline):
                     result = await statement(connection)
@@ -77,6 +77,14 @@ class Session:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+    async def _open(self) -> Connection:
+        connection = await self._connect()
+        if self._closed:  # meanwhile
+            await connection.close()
+            raise PersistenceError("The connection was closed")
+        self._connection = connection
+        return connection
 
     async def _drop(self, connection: Connection) -> None:
         self._connection = None

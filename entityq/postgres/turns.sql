@@ -133,6 +133,11 @@ WITH turn AS (
     USING forgotten f
     CROSS JOIN LATERAL (SELECT ctid AS place FROM signal WHERE signal.request_id = f.request_id OFFSET 0) found
     WHERE s.ctid = found.place
+), unchunked AS (
+    DELETE FROM chunk c
+    USING forgotten f
+    CROSS JOIN LATERAL (SELECT ctid AS place FROM chunk WHERE chunk.request_id = f.request_id OFFSET 0) found
+    WHERE c.ctid = found.place
 ), unburied AS (
     DELETE FROM dead_letter d
     USING forgotten f

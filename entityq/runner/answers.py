@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from entityq.cause import Cause, plain_cause
+from entityq.chunk import Chunk
 from entityq.codec import Limits
 from entityq.envelope import NOBODY
 from entityq.errors import EntityQError, Interrupted
@@ -63,6 +64,13 @@ class Answers:
         if owned is not None and applied.sent:
             self._announcer.requests(owned, applied.sent)
         self._tell(owned, commit.request, commit.encoded_reply)
+
+    def chunks(self, request: Request, chunks: Sequence[Chunk]) -> None:
+        """Values of a stream that are stored."""
+        client = request.envelope.client
+        if client != NOBODY:
+            for chunk in chunks:
+                self._announcer.reply(client, request.request_id, chunk.encode())
 
     def volatile(self, request: Request, reply: Reply) -> None:
         """A reply that is stored nowhere, and that no commit has checked.

@@ -22,6 +22,8 @@ from entityq.runner.attempt_record import AttemptRecord
 from entityq.runner.broadcasts import Broadcasts
 from entityq.runner.cancels import Cancels
 from entityq.runner.catching_up import CatchingUp
+from entityq.runner.chunk_writer import StreamPorts
+from entityq.runner.chunks import Chunks, NewChunks
 from entityq.runner.commit import Commit, Committed, Tenure
 from entityq.runner.committer import Committer
 from entityq.runner.declarations import Declarations
@@ -49,6 +51,7 @@ from entityq.runner.shards import Shards
 from entityq.runner.signals import RunnerSignals
 from entityq.runner.singletons import SingletonRuns
 from entityq.runner.state_loader import StateLoader
+from entityq.runner.streams import Streams
 from entityq.runner.suspects import Suspects
 from entityq.runner.sweeper import Sweeper
 from entityq.runner.tasks import Tasks
@@ -126,6 +129,10 @@ class Life:
             self._limits.reply,
             may_answer=self._may_answer,
         )
+        self._stored_chunks = Chunks(session, session.epochs)
+        self._chunks = Batcher[NewChunks, bool](
+            self._stored_chunks.flush, max_items=COMMIT_BATCH, max_size=COMMIT_BYTES
+        )
         self._states = StateLoader(resources.backlog)
         fence = Fence(settings.schema, settings.namespace, session.incarnation)
         self._transactions = Transactions(
@@ -194,11 +201,19 @@ class Life:
         def new_transaction(request: Request, tenure: Tenure) -> TurnTransaction:
             return self._transactions.of_turn(request, tenure, lambda: lent(request))
 
+        ports = StreamPorts(
+            store=lambda chunks: self._chunks.submit(chunks, chunks.size),
+            progress=self._stored_chunks.progress,
+            tell=self._answers.chunks,
+            waiting=lent,
+        )
+        self._streams = Streams(ports, self._limits.reply)
         turns = Turns(
             self._states,
             sender_of=new_sender,
             transaction_of=new_transaction,
             signals=self._signals,
+            streams=self._streams,
             commit=self._commit,
             set_back=self._set_back,
             applied=self._answers.committed,
@@ -331,6 +346,7 @@ class Life:
             timer_set=self.timers.heard,
             cancelled=self._cancels.heard,
             signalled=self._signals.heard,
+            chunk_acknowledged=self._streams.heard,
         )
         # Before the first shard is taken.
         attempts = AttemptRecord(self._heart.execute, resources, self._consumer, me)
@@ -344,6 +360,7 @@ class Life:
                 start(self._commits.run(), "committer")
                 start(self._setbacks.run(), "setbacks")
                 start(self._signals.run(), "suspensions")
+                start(self._chunks.run(), "chunks")
                 start(self.timers.run(), "timers")
                 start(self._announcer.run(), "announcer")
                 start(self._states.run(), "state loader")

@@ -9,6 +9,7 @@ from psycopg import Error as PostgresError
 
 from entityq.postgres.cancellation import cancels_channel
 from entityq.postgres.channels import timers_channel
+from entityq.postgres.chunks import acknowledgements_channel
 from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.facts import facts_channel
 from entityq.postgres.lease_session import LeaseSession
@@ -33,9 +34,10 @@ class Listener:
         timer_set: Callable[[str], None],
         cancelled: Callable[[str], None],
         signalled: Callable[[str], None],
+        chunk_acknowledged: Callable[[str], None],
     ) -> None:
-        """`timer_set`, `cancelled` and `signalled` are called with what is told of each timer that is due soon, of
-        each request that was cancelled, and of each entity whose suspended request was signalled."""
+        """Called with what is told of each timer that is due soon, of each request that was cancelled, of each entity
+        whose suspended request was signalled, and of each chunk that a caller has had."""
         self._session = session
         self._timers_channel = timers_channel(namespace)
         self._timer_set = timer_set
@@ -45,6 +47,8 @@ class Listener:
         self._cancelled = cancelled
         self._signals_channel = signals_channel(namespace)
         self._signalled = signalled
+        self._chunks_channel = acknowledgements_channel(namespace)
+        self._chunk_acknowledged = chunk_acknowledged
         self._shards = shards
         self._facts = facts
 
@@ -57,6 +61,7 @@ class Listener:
             await self._session.listen(self._channel, self._heard)
             await self._session.listen(self._timers_channel, self._timer_set)
             await self._session.listen(self._cancels_channel, self._cancelled)
+            await self._session.listen(self._chunks_channel, self._chunk_acknowledged)
             await self._session.listen(self._facts_channel, lambda _: self._facts.outdated())
             self._facts.outdated()  # they can have changed before anybody listened
         except LeaseLost:

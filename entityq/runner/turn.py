@@ -21,6 +21,7 @@ from entityq.errors import EntityDefect, EntityQError, Interrupted, MalformedMes
 from entityq.failure import Failure
 from entityq.replies import defect_reply, failure_reply, success_reply
 from entityq.reply import Reply
+from entityq.runner.chunk_writer import ChunksLost, ChunkWriter
 from entityq.runner.defect import Defect, is_lasting
 from entityq.runner.request import Request
 from entityq.runner.time_limit import limited, limited_thread
@@ -124,12 +125,16 @@ async def invoke(
     instance: Instance,
     message: MessageDefinition,
     arguments: Mapping[str, object],
+    *,
     threads: Executor,
+    chunks: ChunkWriter | None,
 ) -> object:
     """Run the handler: on the loop when it is async, otherwise in a thread with the same context.
 
-    Raises what the handler raises, and TimeLimitExceeded.
+    Raises what the handler raises, TimeLimitExceeded, and what `ChunkWriter.collect` does.
     """
+    if chunks is not None:
+        return await limited(chunks.collect(message.handler(instance, **arguments)), message.time_limit)
     if message.is_async:
         return await limited(message.handler(instance, **arguments), message.time_limit)
     call = functools.partial(message.handler, instance, **arguments)
@@ -146,14 +151,18 @@ async def perform(
     threads: Executor,
     serializer: Serializer,
     limits: TurnLimits,
+    chunks: ChunkWriter | None = None,
 ) -> Reply | Defect:
-    """A success, a failure or a defect. Cancellation from outside goes through, and Suspended."""
+    """A success, a failure or a defect; `chunks` takes what a handler yields.
+
+    Cancellation from outside goes through, Suspended and ChunksLost.
+    """
     arguments = decode_arguments(request, message, serializer, limits)
     if isinstance(arguments, Defect):
         return arguments
     if request.cancelled:
         return interrupted(request, limits)
-    result = await _handled(request, instance, message, arguments, threads=threads, limits=limits)
+    result = await _handled(request, instance, message, arguments, chunks, threads=threads, limits=limits)
     return result if _stands(request, message) else interrupted(request, limits)
 
 
@@ -162,16 +171,19 @@ async def _handled(
     instance: Instance,
     message: MessageDefinition,
     arguments: Mapping[str, object],
+    chunks: ChunkWriter | None,
     *,
     threads: Executor,
     limits: TurnLimits,
 ) -> Reply | Defect:
     try:
         with interruptible(request, message):
-            value = await invoke(request, instance, message, arguments, threads)
+            value = await invoke(request, instance, message, arguments, threads=threads, chunks=chunks)
         return success_reply(request.request_id, value, message, limits.reply)
     except Failure as failure:
         return _failed(request, failure, limits)
+    except ChunksLost:
+        raise
     except (Suspended, BaseExceptionGroup) as error:
         if suspended(error):
             if request.cancelled:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -151,6 +151,15 @@ class TurnSender:
         """At once: it is not undone when the turn is not applied."""
         self._require_running()
         return await self._client.signal(token, value)
+
+    def stream(self, call: Call, request_id: int, after: int) -> AsyncGenerator[Any, None]:
+        """Raises EntityQError: what is sent in a turn runs after it."""
+        del after
+        raise EntityQError(
+            f"{call.address} cannot be asked to stream {call.message.name} inside of a turn",
+            request_id=request_id,
+            advice="Let it send its values, or ask for a list.",
+        )
 
     async def status(self, address: Address) -> EntityStatus:
         return await self._client.status(address)

@@ -19,14 +19,17 @@ from entityq.definition import FORGET, MessageDefinition
 from entityq.definition import Activation as Instance
 from entityq.errors import EntityQError
 from entityq.ports import States
+from entityq.postgres.pinned_connection import LeaseLost
 from entityq.replies import success_reply
 from entityq.reply import Outcome, Reply
 from entityq.runner.activation import Activation
+from entityq.runner.chunk_writer import ChunksLost, ChunkWriter
 from entityq.runner.commit import Applied, Commit, Committed, NotApplied, Tenure
 from entityq.runner.defect import Defect, next_attempt
 from entityq.runner.giving_up import give_up, log_given_up, refused
 from entityq.runner.request import Request
 from entityq.runner.setbacks import Setback
+from entityq.runner.streams import Streams
 from entityq.runner.suspensions import Suspension
 from entityq.runner.transactions import HandlerTransaction
 from entityq.runner.turn import TurnLimits, expired, handler_defect, interrupted, perform, swallowed
@@ -59,6 +62,7 @@ class Turns:
         sender_of: the Sender for the code of one turn.
         transaction_of: the transaction that the code of one turn can begin.
         signals: what turns wait for.
+        streams: take what handlers yield.
         commit: submits to the committer and returns what became of the commit.
         set_back: puts a failed attempt on record; whether the request is still there to be tried again.
         applied: called after a commit, with the outgoing requests that are to be published.
@@ -73,6 +77,7 @@ class Turns:
         sender_of: Callable[[Request], TurnSender],
         transaction_of: Callable[[Request, Tenure], HandlerTransaction],
         signals: Signals,
+        streams: Streams,
         commit: Callable[[Commit], Awaitable[Committed]],
         set_back: Callable[[Setback], Awaitable[bool]],
         applied: Callable[[Commit, Applied], None],
@@ -86,6 +91,7 @@ class Turns:
         self._sender_of = sender_of
         self._transaction_of = transaction_of
         self._signals = signals
+        self._streams = streams
         self._commit = commit
         self._set_back = set_back
         self._applied = applied
@@ -224,7 +230,7 @@ class Turns:
         transaction: HandlerTransaction | None = None,
         signals: TurnSignals | None = None,
     ) -> Reply | Defect:
-        activation, request, sender = attempt.activation, attempt.request, attempt.sender
+        activation, request = attempt.activation, attempt.request
         try:
             ready = await instance
         except (BatcherClosed, NewerState):
@@ -236,19 +242,39 @@ class Turns:
         if transaction is not None and attempt.message.transactional:
             await transaction.begin_for(is_async=attempt.message.is_async)
             _require_applicable(transaction)
+        try:
+            async with self._streams.turn(request, activation.tenure, attempt.message) as chunks:
+                return await self._perform(attempt, ready, transaction, signals, chunks)
+        except ChunksLost as lost:
+            if isinstance(lost.reason, BatcherClosed | LeaseLost):
+                raise lost.reason from None
+            raise TurnDropped(lost.reason) from None
+        except EntityQError as error:  # its last chunk does not fit this code
+            return handler_defect(request, error, self._limits)
+
+    async def _perform(
+        self,
+        attempt: _Attempt,
+        instance: Instance,
+        transaction: HandlerTransaction | None,
+        signals: TurnSignals | None,
+        chunks: ChunkWriter | None,
+    ) -> Reply | Defect:
+        activation, sender = attempt.activation, attempt.sender
         sender.begin(attempt.message.time_limit)
         context = sender.context(activation.tenure.epoch, activation.version)
-        token = current_turn.set(
-            Turn(replace(context, own_transaction=transaction, own_signals=signals), sender)
-        )
+        last_chunk = None if chunks is None else chunks.last
+        context = replace(context, own_transaction=transaction, own_signals=signals, last_chunk=last_chunk)
+        token = current_turn.set(Turn(context, sender))
         try:
             return await perform(
-                request,
-                ready,
+                attempt.request,
+                instance,
                 attempt.message,
                 threads=self._threads,
                 serializer=self._serializer,
                 limits=self._limits,
+                chunks=chunks,
             )
         finally:
             sender.end()

@@ -7,10 +7,11 @@ under their policy, without the wait.
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import Any, Self
 
 from entityq.address import Address
@@ -57,6 +58,7 @@ from entityq.testing.broadcasting import broadcast_to
 from entityq.testing.cancelling import TENURE, Cancelling
 from entityq.testing.memory_outbox import SHARD, MemoryOutbox
 from entityq.testing.memory_signals import MemorySignals
+from entityq.testing.memory_streams import MemoryStreams
 from entityq.testing.no_transaction import NoTransaction
 from entityq.testing.waiting import Waiting
 
@@ -74,6 +76,7 @@ class InProcess:
         self._envelopes = Limits(max_bytes=settings.max_payload + 65_536)
         self._limits = TurnLimits(Limits(settings.max_reply), Limits(settings.max_state))
         self._outbox = MemoryOutbox()
+        self._streams = MemoryStreams()
         self._waiting = Waiting()
         self._replies: dict[int, asyncio.Future[bytes]] = {}
         self._signals = MemorySignals(self._replies, self._waiting.now)
@@ -96,6 +99,7 @@ class InProcess:
             sender_of=lambda request: TurnSender(request, self, self.slots.lent),
             transaction_of=lambda request, tenure: NoTransaction(),
             signals=self._signals,
+            streams=self._streams.of_turns(self.slots.lent, self._limits.reply),
             commit=self._outbox.commit,
             set_back=_nothing_to_record,
             applied=self._applied,
@@ -161,6 +165,14 @@ class InProcess:
 
     async def signal(self, token: str, value: bytes) -> SignalOutcome:
         return await self._home_loop.run(partial(self._signals.signal, token, value))
+
+    async def stream(self, call: Call, request_id: int, after: int) -> AsyncGenerator[Any, None]:
+        schema = call.message.values
+        for number in count(after + 1):
+            value = await self._home_loop.run(partial(self._value, call, request_id, number))
+            if value is None:
+                return
+            yield schema.decode(value, self._limits.reply)
 
     async def status(self, address: Address) -> EntityStatus:
         return self._signals.status(address, self._outbox.status(address))
@@ -370,6 +382,18 @@ class InProcess:
         if not reply.done():
             raise explain_silence(call, request_id, limit, None)
         return result_of(decode_reply(request_id, reply.result()), call.message, self._limits.reply)
+
+    async def _value(self, call: Call, request_id: int, number: int) -> bytes | None:
+        """None: the stream has ended before. Raises what it has ended with, if that is no success."""
+        limit, reply = self._patience(call, None), self._replies[request_id]
+        deadline = self._loop.time() + limit
+        while (value := self._streams.value(request_id, number)) is None and not reply.done():
+            more = self._streams.more(request_id)
+            if not await self._first_done({reply, more}, deadline - self._loop.time()):
+                raise explain_silence(call, request_id, limit, None)
+        if value is None:
+            await self._result(call, request_id, None)
+        return value
 
     async def _first_done(
         self, replies: set[asyncio.Future[bytes]], seconds: float

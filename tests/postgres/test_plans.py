@@ -17,9 +17,10 @@ FILES = (
     "cancellation.sql",
     "retention.sql",
     "signals.sql",
+    "chunks.sql",
 )
 # One row a request, an entity or a timer: what a scan of all of it would cost grows for ever.
-LARGE = frozenset({"outbox", "pending", "entity", "timer", "dead_letter", "signal"})
+LARGE = frozenset({"outbox", "pending", "entity", "timer", "dead_letter", "signal", "chunk"})
 # Bounded by what the caller wants counted; and what has no plan.
 NOT_PLANNED = frozenset({"count_pending", "estimate_pending", "begin", "commit", "rollback", "hold_reshard"})
 
@@ -47,6 +48,7 @@ FILL = (
         b" SELECT n, now(), n, n FROM generate_series(1, %(rows)b::integer) AS n"
     ),
     b"INSERT INTO signal (request_id, name) SELECT n, 'x' FROM generate_series(1, %(rows)b::integer) AS n",
+    b"INSERT INTO chunk (request_id, number, value) SELECT n, 1, '' FROM generate_series(1, %(rows)b::integer) AS n",
 )
 
 

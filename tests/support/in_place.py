@@ -1,7 +1,7 @@
 """An app whose sender runs handlers in place: everything is encoded and decoded as between processes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -59,6 +59,9 @@ class InPlace:
     async def signal(self, token: str, value: bytes) -> SignalOutcome:
         del token, value
         return SignalOutcome.UNKNOWN
+
+    def stream(self, call: Call, request_id: int, after: int) -> AsyncGenerator[Any, None]:
+        raise NotImplementedError
 
     async def status(self, address: Address) -> EntityStatus:
         return EntityStatus("idle" if address in self.states else "complete")
