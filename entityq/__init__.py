@@ -34,6 +34,7 @@ from entityq.sent import Sent
 from entityq.signal_outcome import SignalOutcome
 from entityq.singleton import SingletonContext
 from entityq.status import EntityStatus, PendingSignal
+from entityq.stream import StreamReceipt
 from entityq.upcast import Upcaster, upcast
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "SignalOutcome",
     "SignalTimeout",
     "SingletonContext",
+    "StreamReceipt",
     "TurnContext",
     "UnknownFailure",
     "UnknownSchedule",

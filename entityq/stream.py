@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing
 from datetime import datetime, timedelta
-from typing import Any, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Generic, Never, NoReturn, ParamSpec, Self, TypeVar
 
 from entityq.address import Address
 from entityq.call import Call, CallOptions, new_call
@@ -98,7 +98,7 @@ class BoundStream(Generic[P, R]):
         sender, call = sender_for(self._home), self._new_call(args, kwargs)
         return StreamReceipt(await sender.send(call), sender, call)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Self:
+    def __call__(self, *args: Never, **kwargs: Never) -> NoReturn:
         """Raises TypeError: there is no one reply."""
         raise TypeError(
             f"{self._entity.type}.{self._message.name} streams: write "

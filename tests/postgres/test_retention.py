@@ -118,6 +118,22 @@ async def test_replies_go_when_the_message_says(
     assert await left(connection) == {2: b"reply", 3: b"reply"}
 
 
+async def test_the_chunks_of_streams_go_with_their_replies(
+    connection: Connection, group: Group, retention: Retention, namespace: str
+) -> None:
+    """Also where the key stays."""
+    await stored(connection, namespace, request(1), request(2, digest=b"key"), answered=2 * HOUR + 60)
+    await stored(connection, namespace, request(3), answered=60)
+    await stored(connection, namespace, request(4), answered=None)
+    await connection.execute(
+        "INSERT INTO chunk (request_id, number, value)"
+        " SELECT request_id, number, '' FROM generate_series(1, 4) request_id, generate_series(1, 2) number"
+    )
+    await retention.purge(group, 0, ALL, 100)
+    rows = await (await connection.execute("SELECT request_id FROM chunk ORDER BY 1")).fetchall()
+    assert [request_id for (request_id,) in rows] == [3, 3, 4, 4]
+
+
 async def test_messages_that_nobody_has_declared_are_kept_as_the_settings_say(
     connection: Connection, group: Group, retention: Retention, namespace: str
 ) -> None:

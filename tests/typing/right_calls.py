@@ -1,5 +1,6 @@
 """Calls that mypy and pyright must accept, with exactly these types. Checked, never run."""
 
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self, assert_type
@@ -19,6 +20,7 @@ from entityq import (
     Request,
     Sent,
     SignalOutcome,
+    StreamReceipt,
     message,
     upcast,
 )
@@ -181,6 +183,27 @@ async def broadcasts() -> None:
     assert_type(await Account.read.broadcast(), Broadcast)
     assert_type(Account.read.broadcast_blocking(), Broadcast)
     assert_type(await Account.read.options(timeout=1).broadcast(), Broadcast)
+
+
+class Printer(Entity):
+    @message(primary_key="key")
+    async def lines(self, n: int, key: str) -> AsyncIterator[str]:
+        yield key * n
+
+    @message
+    async def numbers(self) -> AsyncGenerator[int, None]:
+        yield 1
+
+
+async def streams() -> None:
+    printer = Printer.at("a")
+    async for line in printer.lines.stream(1, "k"):
+        assert_type(line, str)
+    receipt = await printer.lines.options(timeout=1).send(1, key="k")
+    assert_type(receipt, StreamReceipt[str])
+    assert_type(await receipt, int)
+    async for number in (await printer.numbers.send()).stream(after=1):
+        assert_type(number, int)
 
 
 async def tasks() -> None:
