@@ -26,6 +26,7 @@ from entityq.errors import (
     UnsafeConfiguration,
 )
 from entityq.failure import Failure, UnknownFailure
+from entityq.limit import MaxRunning, RateLimit
 from entityq.receipt import Receipt
 from entityq.request import Request
 from entityq.retry import RetryPolicy
@@ -54,10 +55,12 @@ __all__ = [
     "Interrupted",
     "MailboxFull",
     "MalformedMessage",
+    "MaxRunning",
     "PayloadTooLarge",
     "PendingSignal",
     "PersistenceError",
     "PrimaryKeyConflict",
+    "RateLimit",
     "Receipt",
     "ReplyExpired",
     "Request",

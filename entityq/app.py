@@ -20,6 +20,7 @@ from entityq.cron import Cron
 from entityq.dead_letters import DeadLetters
 from entityq.definition import EntityDefinition
 from entityq.entity import Entity
+from entityq.limit import MaxRunning, RateLimit
 from entityq.ports import Sender
 from entityq.postgres.connect import Connection, connect
 from entityq.receipt import Receipt
@@ -263,6 +264,8 @@ class EntityQ:
         state_version: int = 1,
         retry: RetryPolicy = HANDLER_RETRY,
         head_of_line: Literal["block", "park"] = "block",
+        rate_limit: RateLimit | str | None = None,
+        max_running: MaxRunning | int | None = None,
     ) -> Callable[[type[E]], type[E]]: ...
 
     def entity(
@@ -278,6 +281,8 @@ class EntityQ:
         state_version: int = 1,
         retry: RetryPolicy = HANDLER_RETRY,
         head_of_line: Literal["block", "park"] = "block",
+        rate_limit: RateLimit | str | None = None,
+        max_running: MaxRunning | int | None = None,
     ) -> type[E] | Callable[[type[E]], type[E]]:
         """Makes a subclass of Entity an entity type of this app. Raises TypeError for what cannot work.
 
@@ -290,6 +295,7 @@ class EntityQ:
         retry: how often, and when, its messages run again after a defect.
         head_of_line: what the messages behind one that waits for its next attempt do: "block" (wait, so that
             the order is kept) or "park" (go on; the one that failed comes later).
+        rate_limit, max_running: of all of its messages together, as for `@message`.
         """
         options = EntityOptions(
             type,
@@ -300,6 +306,8 @@ class EntityQ:
             state_version,
             retry=retry,
             head_of_line=head_of_line,
+            rate_limit=rate_limit,
+            max_running=max_running,
         )
         return partial(self._add_entity, options) if cls is None else self._add_entity(options, cls)
 
@@ -326,6 +334,8 @@ class EntityQ:
         keep_keys: Duration | None = None,
         retry: RetryPolicy = HANDLER_RETRY,
         uninterruptible: bool = False,
+        rate_limit: RateLimit | str | None = None,
+        max_running: MaxRunning | int | None = None,
     ) -> TaskDecorator: ...
 
     def task(
@@ -343,12 +353,14 @@ class EntityQ:
         keep_keys: Duration | None = None,
         retry: RetryPolicy = HANDLER_RETRY,
         uninterruptible: bool = False,
+        rate_limit: RateLimit | str | None = None,
+        max_running: MaxRunning | int | None = None,
     ) -> Task[..., Any, Any] | TaskDecorator:
         """Makes a function a task of this app. Raises TypeError for what cannot work.
 
         name: its name in addresses, by default the function's name.
         primary_key: the parameter that makes a call known: a repeat gets the first reply.
-        persisted, timeout, time_limit, keep, keep_keys, uninterruptible: as for `@message`.
+        persisted, timeout, time_limit, keep, keep_keys, uninterruptible, rate_limit, max_running: as for `@message`.
         retry: how often, and when, it runs again after a defect.
         """
         options = TaskOptions(
@@ -362,6 +374,8 @@ class EntityQ:
             keep_keys=keep_keys,
             retry=retry,
             uninterruptible=uninterruptible,
+            rate_limit=rate_limit,
+            max_running=max_running,
         )
         decorator = TaskDecorator(partial(self._add_task, options))
         return decorator if function is None else self._add_task(options, function)

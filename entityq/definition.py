@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from entityq.address import Address
 from entityq.errors import EntityQError
+from entityq.limit import UNLIMITED, Limit
 from entityq.retention import AS_SETTINGS_SAY, Retention
 from entityq.retry import HANDLER_RETRY, RetryPolicy
 from entityq.schema import UNREAD, PayloadSchema, StateSchema, ValueSchema
@@ -62,6 +63,7 @@ class MessageDefinition:
     retry: RetryPolicy | None = None
     uninterruptible: bool = False
     transactional: bool = False
+    limit: Limit = UNLIMITED
     chunk: ValueSchema | None = field(default=None, repr=False)
 
     @property
@@ -95,6 +97,7 @@ class EntityDefinition:
     stateless: bool = False
     retry: RetryPolicy = HANDLER_RETRY
     head_of_line: HeadOfLine = HeadOfLine.BLOCK
+    limit: Limit = UNLIMITED
 
     def parks(self, message: MessageDefinition) -> bool:
         """Whether a request steps aside while it is in backoff: nothing behind it has to wait."""

@@ -8,6 +8,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 from entityq.address import Address
 from entityq.context import TurnContext, current_turn, sender_for
 from entityq.definition import FORGET, EntityDefinition, Role, place
+from entityq.limit import MaxRunning, RateLimit
 from entityq.message import BoundMessage, TypeMessage
 from entityq.ports import Home
 from entityq.retention import Duration
@@ -130,6 +131,8 @@ class MessageOptions:
     retry: RetryPolicy | None = None
     uninterruptible: bool = False
     transactional: bool = False
+    rate_limit: RateLimit | str | None = None
+    max_running: MaxRunning | int | None = None
 
 
 class Declared:
@@ -230,6 +233,8 @@ def message(
     retry: RetryPolicy | None = None,
     uninterruptible: bool = False,
     transactional: bool = False,
+    rate_limit: RateLimit | str | None = None,
+    max_running: MaxRunning | int | None = None,
 ) -> MessageDecorator: ...
 
 
@@ -248,6 +253,8 @@ def message(
     retry: RetryPolicy | None = None,
     uninterruptible: bool = False,
     transactional: bool = False,
+    rate_limit: RateLimit | str | None = None,
+    max_running: MaxRunning | int | None = None,
 ) -> Message[..., Any] | StreamMessage[..., Any] | MessageDecorator:
     """Makes a method of an entity a message. An `async def` runs in the event loop, a `def` in a thread. One that
     yields streams its values, see `entityq.stream`.
@@ -263,6 +270,8 @@ def message(
     retry: how often, and when, it runs again after a defect; by default what the entity type says.
     uninterruptible: a cancel that comes while it runs lets it run to its end, and its reply stands.
     transactional: each turn has a transaction of Postgres, and `self.context.connection` for SQL that commits with it.
+    rate_limit: how many of its turns may start in a time, "100/m" (on each runner) or a RateLimit; the others wait.
+    max_running: how many of its turns may run at once, a number (on each runner) or a MaxRunning.
     """
     options = MessageOptions(
         primary_key,
@@ -276,6 +285,8 @@ def message(
         retry=retry,
         uninterruptible=uninterruptible,
         transactional=transactional,
+        rate_limit=rate_limit,
+        max_running=max_running,
     )
     return MessageDecorator(options) if handler is None else _declared(handler, options)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from entityq.definition import FORGET, EntityDefinition, HeadOfLine, MessageDefinition
 from entityq.entity import Declared, Entity, Field, MessageOptions
+from entityq.limit import MaxRunning, RateLimit, read_limit
 from entityq.retention import Duration, Retention, read_retention
 from entityq.retry import HANDLER_RETRY, RetryPolicy
 from entityq.schema import PayloadSchema, StateSchema, ValueSchema, public_annotations
@@ -36,6 +37,8 @@ class EntityOptions:
     state_version: int = 1
     retry: RetryPolicy = HANDLER_RETRY
     head_of_line: str = HeadOfLine.BLOCK.value
+    rate_limit: RateLimit | str | None = None
+    max_running: MaxRunning | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class TaskOptions:
     keep_keys: Duration | None = None
     retry: RetryPolicy = HANDLER_RETRY
     uninterruptible: bool = False
+    rate_limit: RateLimit | str | None = None
+    max_running: MaxRunning | int | None = None
 
 
 class TaskActivation(Entity):
@@ -80,6 +85,7 @@ def define_entity(cls: type[object], options: EntityOptions) -> EntityDefinition
         concurrency=options.concurrency,
         retry=options.retry,
         head_of_line=_head_of_line(type_name, options.head_of_line),
+        limit=read_limit(type_name, options.rate_limit, options.max_running),
     )
     for name in state.fields:
         setattr(cls, name, Field(name, state.default(name)))
@@ -99,6 +105,8 @@ def define_task(function: Callable[..., Any], options: TaskOptions) -> EntityDef
         keep=options.keep,
         keep_keys=options.keep_keys,
         uninterruptible=options.uninterruptible,
+        rate_limit=options.rate_limit,
+        max_running=options.max_running,
     )
     message = _message_definition(name, TASK_MESSAGE, function, run, method=False)
     return EntityDefinition(
@@ -195,6 +203,7 @@ def _message_definition(
         retry=_retry(what, options),
         uninterruptible=_uninterruptible(what, options),
         transactional=_transactional(what, options),
+        limit=read_limit(what, options.rate_limit, options.max_running),
         chunk=ValueSchema(signature.result, f"chunk of {what}") if signature.streams else None,
     )
 

@@ -36,5 +36,9 @@ class Keys:
         """Holds the cluster id, so that a second cluster on the same namespace is noticed."""
         return self._key("cluster")
 
+    def rate(self, name: str) -> bytes:
+        """How far the cluster has used up a rate limit."""
+        return self._key(f"rate:{name}")
+
     def _key(self, name: str) -> bytes:
         return (self._prefix + name).encode()

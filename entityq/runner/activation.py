@@ -41,12 +41,35 @@ class Turns(Protocol):
     def drained(self, activation: "Activation") -> None: ...
 
 
+class Limits(Protocol):
+    """What turns wait for before they start."""
+
+    def admits(self, activation: "Activation", request: Request) -> bool:
+        """Whether the request may start; if not, the activation is pumped when it may."""
+        ...
+
+    def left(self, request: Request) -> None:
+        """It has left its mailbox, or its turn has ended."""
+        ...
+
+
+class NoLimits:
+    """Of a cluster without runners."""
+
+    def admits(self, activation: "Activation", request: Request) -> bool:
+        del activation, request
+        return True
+
+    def left(self, request: Request) -> None: ...
+
+
 class Activation:
     """One entity: an instance (loaded at its first turn), a mailbox, and the turns under way."""
 
     __slots__ = (
         "_clock",
         "_ended",
+        "_limits",
         "_turns",
         "address",
         "deactivation_time",
@@ -69,6 +92,8 @@ class Activation:
         address: Address,
         tenure: Tenure,
         turns: Turns,
+        *,
+        limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.definition = definition
@@ -87,6 +112,7 @@ class Activation:
         self.deactivation_time = DEACTIVATION_TIME
         self._ended: asyncio.Event | None = None
         self._turns = turns
+        self._limits = NoLimits() if limits is None else limits
         self._clock = clock
 
     @property
@@ -111,6 +137,7 @@ class Activation:
         for place, (request, _) in enumerate(self.mailbox):
             if request.request_id == request_id:
                 del self.mailbox[place]
+                self._limits.left(request)
                 return request
         return None
 
@@ -125,12 +152,15 @@ class Activation:
     def pump(self) -> None:
         """Start what may start now."""
         while not self.ending and len(self.running) < self.definition.concurrency:
-            place = next_to_start(self.mailbox, ordered_busy=self.ordered_busy)
+            place = next_to_start(self.mailbox, ordered_busy=self.ordered_busy, admits=self._admits)
             if place is None or not self._turns.slots.take(self):
                 return
             request, concurrent = self.mailbox[place]
             del self.mailbox[place]
             self._start(request, concurrent)
+
+    def _admits(self, request: Request) -> bool:
+        return self._limits.admits(self, request)
 
     def _start(self, request: Request, concurrent: bool) -> None:
         message = self.definition.messages[request.envelope.message]
@@ -153,6 +183,7 @@ class Activation:
                 self.ordered_busy = False
             self.last_used = self._clock()
             self._turns.slots.give_back()
+            self._limits.left(request)
             self.pump()
             self._turns.drained(self)
 

@@ -3,23 +3,26 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence, Set
+from collections.abc import Awaitable, Callable, Coroutine, Sequence, Set
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any
+
+from psycopg import Error as PostgresError
 
 from entityq.address import Address
 from entityq.batching import BatcherClosed
 from entityq.definition import EntityDefinition, MessageDefinition
-from entityq.errors import EntityNotAssigned
+from entityq.errors import EntityNotAssigned, MailboxFull
 from entityq.postgres.current_facts import CurrentFacts
 from entityq.postgres.pinned_connection import LeaseLost
-from entityq.runner.activation import Activation
+from entityq.runner.activation import Activation, Limits
 from entityq.runner.answers import Answers
 from entityq.runner.attempts import suspected
 from entityq.runner.deferrals import Deferrals
 from entityq.runner.newer_code import leave_for_newer_code
 from entityq.runner.owned_shard import OwnedShard
 from entityq.runner.prefetch import Prefetch
+from entityq.runner.put_offs import PutOff
 from entityq.runner.request import Request
 from entityq.runner.residents import Residents
 from entityq.runner.shard_table import ShardTable
@@ -34,6 +37,7 @@ log = logging.getLogger(__name__)
 
 PAUSE_AFTER_FAILURE = 1.0
 LONGEST_PAUSE = 10.0
+LONGEST_WAIT = 30.0
 
 
 class Activations:
@@ -52,7 +56,10 @@ class Activations:
         residents: Residents,
         deferrals: Deferrals,
         suspects: Suspects,
+        limits: Limits,
+        put_off: Callable[[PutOff], Awaitable[bool]],
     ) -> None:
+        """`put_off`: makes a task a timer; whether it is one."""
         self.slots = slots
         self._turns = turns
         self._answers = answers
@@ -63,9 +70,11 @@ class Activations:
         self._residents = residents
         self._deferrals = deferrals
         self._suspects = suspects
+        self._limits = limits
+        self._put_off = put_off
 
     def new(self, definition: EntityDefinition, address: Address, owned: OwnedShard) -> Activation:
-        activation = Activation(definition, address, owned.tenure, self)
+        activation = Activation(definition, address, owned.tenure, self, limits=self._limits)
         self._residents.add(activation)
         return activation
 
@@ -151,6 +160,8 @@ class Activations:
         request = activation.take_out(request_id)
         if request is not None:
             self._prefetch.remove()
+            # Those behind it may have waited for its limit.
+            activation.pump()
             self.drained(activation)
         return request
 
@@ -188,6 +199,7 @@ class Activations:
         left = [request]
         if request.envelope.persisted:
             left += [behind for behind, _ in activation.mailbox]
+            self._left(left)
             self._prefetch.remove(len(activation.mailbox))
             activation.mailbox.clear()
         for each in left:
@@ -223,10 +235,64 @@ class Activations:
         left = [entry[0] for entry in activation.mailbox if not entry[1] and entry[0].envelope.persisted]
         activation.mailbox.clear()
         activation.mailbox.extend(kept)
+        self._left(left)
         self._prefetch.remove(len(left))
         for request in (failed, *left):
             owned.intake.forget(request.request_id)
         self._acknowledge(owned, [failed, *left])
+
+    def _left(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self._limits.left(request)
+
+    def step_aside(self, activation: Activation, request: Request, return_after: Callable[[], float]) -> bool:
+        """Too many wait for its limit: it waits in Postgres. Whether its entity is to be called in, later."""
+        owned = self._shards.under(activation.tenure)
+        ordered = request.envelope.persisted and not activation.definition.stateless
+        if owned is None or not any(waiting is request for waiting, _ in activation.mailbox):
+            return False
+        if ordered:
+            # It would come back by itself, too, should nobody call it in.
+            until = time.monotonic() + LONGEST_WAIT
+            self._deferrals.back_off(owned.shard_id, activation.address, until)
+        activation.take_out(request.request_id)
+        self._prefetch.remove()
+        if ordered:
+            self._leave_ordered(activation, owned, request)
+        self.drained(activation)
+        if ordered:
+            return True
+        if request.envelope.persisted:
+            late = PutOff(owned.tenure, request, return_after())
+            self._tasks.start(self._wait_in_postgres(owned, late), f"put off {request.request_id}")
+        else:
+            owned.intake.forget(request.request_id)
+            text = f"too many requests wait for the limit of {request.envelope.message}: try again later"
+            self._answers.refuse(request, MailboxFull, text)
+            activation.pump()
+        return False
+
+    async def _wait_in_postgres(self, owned: OwnedShard, late: PutOff) -> None:
+        request = late.request
+        try:
+            moved = await self._put_off(late)
+        except (PostgresError, LeaseLost, BatcherClosed) as error:
+            log.warning("turn.not_put_off request=%s: %s; the sweep finds it", request.request_id, error)
+            moved = False
+        if moved:
+            owned.intake.answered(request.request_id, request.seq)
+            self._acknowledge(owned, [request])
+        else:
+            owned.intake.forget(request.request_id)
+
+    def too_late(self, activation: Activation, request: Request) -> None:
+        """A volatile request has waited for its limit until its deadline."""
+        owned = self._shards.under(activation.tenure)
+        self.take_out(activation, request.request_id)
+        if owned is not None:
+            owned.intake.forget(request.request_id)
+            text = f"{request.envelope.message} waited for its limit until the time of its caller was over"
+            self._answers.refuse(request, MailboxFull, text)
 
     def _acknowledge(self, owned: OwnedShard, requests: Sequence[Request]) -> None:
         entry_ids = [request.entry_id for request in requests if request.entry_id is not None]
@@ -236,6 +302,7 @@ class Activations:
         """Requests that have not started leave the runner: the outbox, or the stream, still has them."""
         owned = self._shards.under(activation.tenure)
         for request, _ in activation.mailbox:
+            self._limits.left(request)
             self._prefetch.remove()
             if owned is None:
                 continue

@@ -33,6 +33,7 @@ from entityq.runner.feeder import Feeder
 from entityq.runner.health import Health
 from entityq.runner.heart import Heart
 from entityq.runner.lease_keeper import LeaseKeeper
+from entityq.runner.limiting import Limiting
 from entityq.runner.listener import Listener
 from entityq.runner.loop_watch import LoopWatch
 from entityq.runner.news import News
@@ -222,6 +223,16 @@ class Life:
             serializer=resources.serializer,
             limits=self._limits,
         )
+        self._limiting = Limiting(
+            self._session,
+            resources,
+            self._tasks,
+            self.deferrals,
+            places,
+            members=lambda: self._keeper.members,
+            overflow=lambda: self._activations,
+            timer_in=self._timer_in,
+        )
         return Activations(
             turns,
             self._answers,
@@ -233,6 +244,8 @@ class Life:
             residents=self.residents,
             deferrals=self.deferrals,
             suspects=Suspects(self._session, self._session.epochs, waiting=lent),
+            limits=self._limiting.limits,
+            put_off=self._limiting.put_off,
         )
 
     def _new_reader(self) -> Reader:
@@ -359,6 +372,7 @@ class Life:
                 start(self._reader.run(), "reader")
                 start(self._commits.run(), "committer")
                 start(self._setbacks.run(), "setbacks")
+                start(self._limiting.run(), "limits")
                 start(self._signals.run(), "suspensions")
                 start(self._chunks.run(), "chunks")
                 start(self.timers.run(), "timers")

@@ -1,6 +1,7 @@
 """Admission to mailboxes: pure decisions, so that a full mailbox keeps the order and stops no neighbour."""
 
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 
 from entityq.runner.request import Request
@@ -29,13 +30,21 @@ def admission(
     return Admission.DEFER if persisted else Admission.REFUSE
 
 
-def next_to_start(mailbox: deque[tuple[Request, bool]], *, ordered_busy: bool) -> int | None:
+def next_to_start(
+    mailbox: deque[tuple[Request, bool]],
+    *,
+    ordered_busy: bool,
+    admits: Callable[[Request], bool] = lambda _: True,
+) -> int | None:
     """The place in the mailbox of the request to start now.
 
     `mailbox` holds (request, concurrent) pairs. Ordered requests start one at a time and in order;
-    concurrent ones may overtake.
+    concurrent ones may overtake. `admits`: whether its limits let one start now.
     """
-    for place, (_, concurrent) in enumerate(mailbox):
+    for place, (request, concurrent) in enumerate(mailbox):
         if concurrent or not ordered_busy:
-            return place
+            if admits(request):
+                return place
+            # What is behind an ordered one waits with it.
+            ordered_busy = ordered_busy or not concurrent
     return None

@@ -21,6 +21,13 @@ class Places:
         self._deferrals = deferrals
 
     @contextmanager
+    def lent_waiting(self, behind: int) -> Generator[None]:
+        """The same for a request that waits to become a turn, and has no slot yet."""
+        with self._prefetch.lent(1 + behind), self._residents.lent():
+            self._deferrals.look_again()
+            yield
+
+    @contextmanager
     def lent(self, behind: int) -> Generator[None]:
         """`behind`: how many requests can be in the mailbox of the turn's entity, which wait with it."""
         with self._slots.lent(), self._prefetch.lent(1 + behind), self._residents.lent():
