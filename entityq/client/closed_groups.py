@@ -20,6 +20,7 @@ class _Waiting:
     number: int
     send: Send = field(compare=False)
     outcome: Outcome = field(compare=False)
+    refusal: asyncio.TimerHandle = field(compare=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -43,9 +44,9 @@ class ClosedGroups:
             return self._submit(send)
         loop = asyncio.get_running_loop()
         outcome: Outcome = loop.create_future()
-        insort(queue.waiting, _Waiting(number, send, outcome))
-        handle = loop.call_at(until, _refuse, outcome, send)
-        outcome.add_done_callback(lambda _: handle.cancel())
+        refusal = loop.call_at(until, _refuse, outcome, send)
+        outcome.add_done_callback(lambda _: refusal.cancel())
+        insort(queue.waiting, _Waiting(number, send, outcome, refusal))
         return outcome
 
     def refused(self, send: Send) -> bool:
@@ -68,6 +69,8 @@ class ClosedGroups:
             self._follow(waiting)
 
     def _follow(self, waiting: _Waiting) -> None:
+        # It may be stored from now on: nobody but its batch can say that it is not.
+        waiting.refusal.cancel()
         inner, outcome = self._submit(waiting.send), waiting.outcome
 
         def tell(_: Outcome) -> None:
