@@ -95,8 +95,9 @@ async def load_facts(connection: Connection, namespace: str) -> Facts:
             f"The cluster {namespace} stores format {format_version}; this code knows {FORMAT_VERSION}.",
             advice="Install the version of entityq that the other runners have.",
         )
-    groups = await (await connection.execute(_READ_GROUPS, where)).fetchall()
+    # Types first: two statements see two states, and a type without its group would be none.
     types = await (await connection.execute(_READ_TYPES, where)).fetchall()
+    groups = await (await connection.execute(_READ_GROUPS, where)).fetchall()
     return Facts(
         namespace=namespace,
         cluster_id=cluster_id,
