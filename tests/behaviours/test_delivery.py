@@ -253,8 +253,8 @@ async def test_del_12_a_full_mailbox_refuses_volatile_requests_at_once(cluster: 
     await cluster.stage.saw("hold a 0")
     started = asyncio.get_running_loop().time()
     with pytest.raises(MailboxFull):
-        await probe.hold.options(timeout=0.3).ask("one too many", "g")
-    assert asyncio.get_running_loop().time() - started < 1
+        await probe.hold.options(timeout=5).ask("one too many", "g")
+    assert asyncio.get_running_loop().time() - started < 5
     cluster.stage.open("g")
     assert await asyncio.gather(*held) == [str(number) for number in range(10)]
     assert await probe.hold("again", "g") == "again"

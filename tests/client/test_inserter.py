@@ -17,7 +17,7 @@ from tests.support.losing_proxy import losing_proxy
 from tests.support.waiting import eventually_async
 
 INSERT_MARKER = b"WITH sent AS"
-CONFLICTS_MARKER = b"FROM outbox\nWHERE request_id = ANY"
+CONFLICTS_MARKER = b"AS asked (request_id)"
 
 
 def insert_by_hand(session: Outbox, namespace: str, reference: str, request_id: int = 1) -> None:
