@@ -210,7 +210,7 @@ class Limits:
         if line is None:
             rates: list[Gate] = []
             running: list[Gate] = []
-            for name, limit in (((definition.type, ""), definition.limit), (key[0], message.limit)):
+            for name, limit in ((key[0], message.limit), ((definition.type, ""), definition.limit)):
                 if limit.running is not None:
                     running.append(self._running(name, limit.running))
                 if limit.rate is not None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -90,13 +90,14 @@ class Line(Generic[A]):
                 self._grant(ready)
                 if pause and self.waiting:
                     if pause > HOLD:
-                        self._give_back_held()
+                        # What a rate has let through, it does not take back.
+                        self._give_back(gate.tells for gate in self._gates)
                     await _until(event, pause)
         finally:
             self.active = False
             for gate in self._gates:
                 gate.listeners.remove(self._woken.set)
-            self._give_back_held()
+            self._give_back(True for _ in self._gates)
             for gate in self._gates:
                 if not gate.listeners:
                     gate.nobody_waits()
@@ -128,11 +129,11 @@ class Line(Generic[A]):
             self._granted(request)
             place.activation.pump()
 
-    def _give_back_held(self) -> None:
-        held, self._held = self._held, [0] * len(self._gates)
-        for gate, count in zip(self._gates, held, strict=True):
-            if count:
-                gate.give_back(count, started=False)
+    def _give_back(self, which: Iterable[bool]) -> None:
+        for place, (gate, given) in enumerate(zip(self._gates, which, strict=True)):
+            if given and self._held[place]:
+                gate.give_back(self._held[place], started=False)
+                self._held[place] = 0
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:
