@@ -54,9 +54,9 @@ imports: install
 	$(BIN)/lint-imports --no-logo --no-cache
 
 # ARGS: which tests, for example make pytest ARGS="tests/embedded -x"
-# Two processes: the tests wait for servers more than they compute. Each has servers of its own.
+# Three processes: the tests wait for servers more than they compute. Each has servers of its own.
 pytest: install
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 # Kills, cuts, pauses and slows real processes at every point of the path of a request. ARGS: --help
 crash-points: install
