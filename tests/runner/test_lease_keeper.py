@@ -202,7 +202,7 @@ async def test_a_killed_session_is_told_and_its_shards_are_taken(
     await b.owner.until(lambda: b.shards == all_shards(runners), 2)
     await asyncio.wait_for(a.running, 1)
     assert len(a.owner.reasons) == 1
-    assert "administrator command" in a.owner.reasons[0]
+    assert "closed the connection" in a.owner.reasons[0]
     assert sorted(set(b.owner.epochs.values())) in ([1, 2], [2], [1, 2, 3])
 
 

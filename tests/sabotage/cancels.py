@@ -118,8 +118,8 @@ CANCEL_SAFEGUARDS = (
         (
             Edit(
                 "entityq/runner/activation.py",
-                "                del self.mailbox[place]\n                return request\n",
-                "                return request\n",
+                "                del self.mailbox[place]\n                self._limits.left(request)\n",
+                "                self._limits.left(request)\n",
             ),
         ),
         (BEHAVIOURS + "test_a_request_behind_others_is_answered_without_running",),
