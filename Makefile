@@ -54,9 +54,10 @@ imports: install
 	$(BIN)/lint-imports --no-logo --no-cache
 
 # ARGS: which tests, for example make pytest ARGS="tests/embedded -x"
-# Three processes: the tests wait for servers more than they compute. Each has servers of its own.
+# Three processes, because the tests wait for servers more than they compute; each has servers of its own. Not
+# reordered: the files with few and long tests would come last.
 pytest: install
-	$(BIN)/pytest --numprocesses 3 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Kills, cuts, pauses and slows real processes at every point of the path of a request. ARGS: --help
 crash-points: install
