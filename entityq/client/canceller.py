@@ -1,18 +1,14 @@
 """Cancelling requests: what is on record is not lost, so that nothing but its storing has to succeed."""
 
-import asyncio
-import random
-from itertools import count
 from typing import NoReturn
-
-from psycopg import Error
 
 from entityq.call import Call
 from entityq.cancel_outcome import CancelOutcome
+from entityq.client.repeating import GivenUp, repeat
 from entityq.errors import Accepted, EntityQError, PersistenceError
 from entityq.postgres.cancellation import cancel_request
-from entityq.postgres.session import ConnectionLost, Session
-from entityq.retry import RetryPolicy, next_delay
+from entityq.postgres.session import Session
+from entityq.retry import RetryPolicy
 
 
 class Canceller:
@@ -25,19 +21,14 @@ class Canceller:
 
     async def cancel(self, request_id: int) -> CancelOutcome:
         """Raises PersistenceError when Postgres does not answer, EntityQError for an unknown request."""
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        for attempt in count(1):
-            try:
-                return await self._session.run(
-                    lambda connection: cancel_request(connection, self._namespace, request_id)
-                )
-            except (ConnectionLost, PersistenceError, Error) as error:
-                pause = next_delay(self._policy, attempt, clock() - began, random.random)
-                if pause is None:
-                    raise _unknown(request_id, error) from error
-            await asyncio.sleep(pause)
-        raise AssertionError("count() does not end")
+        done = await repeat(
+            self._session,
+            lambda connection, _: cancel_request(connection, self._namespace, request_id),
+            self._policy,
+        )
+        if isinstance(done, GivenUp):
+            raise _unknown(request_id, done.error) from done.error
+        return done
 
 
 def _unknown(request_id: int, error: Exception) -> PersistenceError:

@@ -1,16 +1,10 @@
 """Sending signals: tried again under the policy, which does no harm, because only the first value counts."""
 
-import asyncio
-import random
-from functools import partial
-from itertools import count
-
-from psycopg import Error
-
+from entityq.client.repeating import GivenUp, repeat
 from entityq.errors import Accepted, PersistenceError
-from entityq.postgres.session import ConnectionLost, Session
+from entityq.postgres.session import Session
 from entityq.postgres.signals import store_signal
-from entityq.retry import RetryPolicy, next_delay
+from entityq.retry import RetryPolicy
 from entityq.signal_outcome import SignalOutcome
 from entityq.signal_token import SignalPlace
 
@@ -25,19 +19,16 @@ class Signaller:
 
     async def signal(self, place: SignalPlace, value: bytes) -> SignalOutcome:
         """Raises PersistenceError when Postgres does not answer, or a reshard takes too long."""
-        clock = asyncio.get_running_loop().time
-        began, unknown = clock(), False
-        for attempt in count(1):
-            store = partial(store_signal, namespace=self._namespace, place=place, value=value, again=unknown)
-            try:
-                return await self._session.run(store)
-            except (ConnectionLost, PersistenceError, Error) as error:
-                unknown = unknown or isinstance(error, ConnectionLost)
-                pause = next_delay(self._policy, attempt, clock() - began, random.random)
-                if pause is None:
-                    raise _failed(place, error, unknown=unknown) from error
-            await asyncio.sleep(pause)
-        raise AssertionError("count() does not end")
+        done = await repeat(
+            self._session,
+            lambda connection, again: store_signal(
+                connection, namespace=self._namespace, place=place, value=value, again=again
+            ),
+            self._policy,
+        )
+        if isinstance(done, GivenUp):
+            raise _failed(place, done.error, unknown=done.unknown) from done.error
+        return done
 
 
 def _failed(place: SignalPlace, error: Exception, *, unknown: bool) -> PersistenceError:
